@@ -1,0 +1,47 @@
+# What a developer or a visitor does here. `make help` lists it.
+
+PYTHON ?= python3
+VENV   := .venv
+ROOST  := $(VENV)/bin/roost
+# built layers and packages are kept outside the checkout, so that a new clone finds them
+export ROOST_STATE ?= /var/cache/roost-dev
+# bytecode is what makes the command start fast
+unexport PYTHONDONTWRITEBYTECODE
+
+# what Roost uses, then what building and testing it does
+DEBIAN := systemd-container mmdebstrap debootstrap debian-archive-keyring util-linux coreutils \
+          gcc libc6-dev make python3 python3-venv git iproute2 procps e2fsprogs xz-utils gpg apt-utils ca-certificates
+
+.PHONY: help setup demo test bench picture lint clean
+
+help:  ## say what there is
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
+
+setup: $(VENV)/.ready  ## install what Roost and its tests need, once
+
+$(VENV)/.ready: Makefile pyproject.toml requirements.lock hatch_build.py src/roost/engine/roost-init.c
+	@tools/install-debian-packages $(DEBIAN)
+	@test -x $(VENV)/bin/python || { echo "setup: making $(VENV)"; $(PYTHON) -m venv $(VENV); }
+	@echo "setup: installing the locked dependencies and Roost itself"
+	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@$(VENV)/bin/python -m compileall -q src $(VENV)/lib >/dev/null || true
+	@touch $@
+
+demo: setup  ## build and test a real project on four Debian releases at once
+	@examples/demo/run $(ROOST)
+
+test: setup  ## run every test
+	@$(VENV)/bin/python -m pytest
+
+bench: setup  ## print how fast Roost is, as ratios against the bare tools
+	@$(VENV)/bin/python -m tools.bench
+
+picture: setup  ## draw the README's picture from a real run of the demo
+	@tools/make-picture $(ROOST)
+
+lint: setup  ## run the linters alone
+	@$(VENV)/bin/python -m pytest -q tests/test_linters.py
+
+clean:  ## remove what was built in this checkout
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis src/roost/engine/roost-init

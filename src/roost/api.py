@@ -1,0 +1,341 @@
+"""The library: everything that the command does, for a program. See docs/api.md, whose examples the tests run."""
+
+from __future__ import annotations
+
+import contextlib
+import fnmatch
+import json
+import os
+import time
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from msgspec import Struct
+
+from roost import facts
+from roost import plan as planner
+from roost.definition import load as load_definition
+from roost.errors import DefinitionError, Error, HostError, StoreError
+from roost.events import ignore
+from roost.store import Machines, SessionRecord, Store, run_id
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from roost.build import Builder
+    from roost.definition import Loaded
+    from roost.definition.model import Resolved
+    from roost.events import Monitor
+    from roost.pool import Stop
+    from roost.results import Result
+    from roost.sessions import Run, Session
+    from roost.store import LayerRecord
+
+
+def load(path: str | os.PathLike[str] | None = None) -> Loaded:
+    """Reads a definition: the file ``path``, or what ``roost`` itself would take in this directory.
+
+    Raises DefinitionError with a line for every mistake.
+    """
+    from roost.distro.recipe import RECIPES  # noqa: PLC0415
+
+    return load_definition(path, facts=facts.of_distribution, known=RECIPES, architecture=facts.architecture())
+
+
+class Watch(Struct, kw_only=True):
+    """How long work is watched and stopped: a monitor for its events, ``tick`` called every ``interval`` seconds, a stop."""
+
+    monitor: Any = ignore
+    tick: Any = None
+    interval: float | None = None
+    stop: Any = None
+
+
+class Removal(Struct, frozen=True, kw_only=True):
+    """Something that ``gc`` removes, or would: ``kind`` layer, session or definition, with the reason and bytes freed."""
+
+    kind: str
+    name: str
+    reason: str
+    size: int = 0
+
+
+class Manager:
+    """A definition and a store. ``state`` is the store's directory (ROOST_STATE, or the system's, when None)."""
+
+    def __init__(
+        self, definition: Loaded | None = None, *, state: str | None = None, monitor: Monitor = ignore, watch: Watch | None = None
+    ) -> None:
+        self.definition = definition
+        self.store = Store(state or os.environ.get("ROOST_STATE"))
+        self._watch = watch or Watch(monitor=monitor)
+        self._ready = False
+
+    # what should exist
+
+    def machines(self, patterns: Sequence[str] = (), *, profile: str = "") -> list[Resolved]:
+        """The machines that a person means: names, comma lists and globs; none means all.
+
+        Raises DefinitionError for a name or glob that no machine has.
+        """
+        if self.definition is None:
+            raise DefinitionError("no definition was loaded", hint="pass one: Manager(roost.load())")
+        every = self.definition.machines
+        chosen = [name for pattern in patterns for name in _select(pattern, list(every))] if patterns else list(every)
+        found = [every[name] for name in dict.fromkeys(chosen)]
+        if profile:
+            found = [machine for machine in found if profile in machine.profiles]
+            if not found:
+                raise DefinitionError(f"no machine has the profile {profile!r}", hint="see `roost list`")
+        return found
+
+    def plan(self, patterns: Sequence[str] = ()) -> planner.Plan:
+        """What exists of the machines' layers, what would be made, and why. Changes nothing."""
+        machines = self.machines(patterns)
+        assert self.definition is not None
+        last = {name: items for name, items in self.store.remembered(self.definition.path).machines.items()}
+        names = {}
+        for name, digest in self.store.names().items():
+            with contextlib.suppress(StoreError):
+                layer = self.store.layer(digest)
+                names[name] = (digest, (*layer.parents, digest), layer.family)
+        known = planner.Known(present=_Present(self.store), last=last, names=names)
+        return planner.make(machines, known, facts.versions)
+
+    # making it
+
+    def prepare(self) -> list[str]:
+        """Makes the store's directories and clears what dead processes left; what was cleared. Needs root."""
+        if self._ready:
+            return []
+        if os.geteuid() != 0:
+            raise HostError("this needs root: layers and sessions are other systems' files", hint="run it with sudo")
+        self.store.prepare()
+        self._ready = True
+        return self.store.sweep()
+
+    def build(self, patterns: Sequence[str] = (), *, jobs: int | None = None, keep_failed: bool = False) -> planner.Plan:
+        """Makes the missing layers of the machines; the plan that was carried out.
+
+        Raises the error of the layer that failed; of several, one Error that has them all.
+        """
+        plan, errors = self._built(patterns, jobs=jobs, keep_failed=keep_failed)
+        if len(errors) == 1:
+            raise next(iter(errors.values()))
+        if errors:
+            text = "\n\n".join(f"{e.brief}\n{e.details}\nhint: {e.hint}".strip() for e in errors.values())
+            raise Error(f"{len(errors)} layers could not be made", details=text, hint="each has its own hint above")
+        return plan
+
+    def _built(
+        self, patterns: Sequence[str], *, jobs: int | None = None, keep_failed: bool = False
+    ) -> tuple[planner.Plan, dict[str, Error]]:
+        self.prepare()
+        plan = self.plan(patterns)
+        errors: dict[str, Error] = {}
+        if plan.to_build:
+            errors = self._builder(jobs, keep_failed=keep_failed).build(plan)
+        self._remember(plan)
+        return plan, errors
+
+    def _builder(self, jobs: int | None, *, keep_failed: bool) -> Builder:
+        from roost.build import Builder, default_jobs  # noqa: PLC0415  # not needed to run
+
+        watch = self._watch
+        return Builder(
+            self.store, watch.monitor, jobs=jobs or default_jobs(), keep_failed=keep_failed, stop=watch.stop, tick=watch.tick,
+            interval=watch.interval,
+        )  # fmt: skip
+
+    def _remember(self, plan: planner.Plan) -> None:
+        """Records what machines are made from: for the next plan's reasons, and for gc."""
+        assert self.definition is not None
+        record = self.store.remembered(self.definition.path)
+        by_digest = {layer.digest: layer for layer in plan.layers}
+        before = msgspec.json.encode(record)
+        for machine in plan.machines:
+            if all(self.store.has(digest) for digest in machine.layers):
+                own = [by_digest[digest] for digest in machine.layers if digest in by_digest]
+                items = [("base" if layer.kind == "base" else layer.name, layer.digest, layer.facts) for layer in own]
+                record.machines[machine.machine.name] = items
+                record.chains[machine.machine.name] = machine.layers
+        for name in set(record.machines) - set(self.definition.machines):
+            del record.machines[name]
+            record.chains.pop(name, None)
+        if msgspec.json.encode(record) != before:
+            self.store.remember(record)
+
+    # running
+
+    def session(self, machine: str) -> Session:
+        """A session of a machine, whose layers are made when missing: a context manager."""
+        from roost.sessions import Session, fresh_id, terms_of  # noqa: PLC0415
+
+        self.build([machine])
+        plan = self.plan([machine]).machines[0]
+        record = _record(plan.machine, plan.layers, family=plan.machine.family)
+        record.id = fresh_id(machine)
+        return Session(self.store, record, terms_of(plan.machine))
+
+    def open_session(self, session: str) -> Session:
+        """A kept session, opened again: a context manager. Raises StoreError."""
+        from roost.sessions import Session, Terms, terms_of  # noqa: PLC0415
+
+        self.prepare()
+        record = self.store.session(session)
+        if not record.kept:
+            raise StoreError(f"session {session} is in use and will be thrown away", hint="use `roost run --keep` to keep one")
+        machine = self.definition.machines.get(record.machine) if self.definition else None
+        return Session(self.store, record, terms_of(machine) if machine else Terms(environment=record.environment))
+
+    def run(self, machine: str, run: Run, *, keep: str = "never", **options: Any) -> Result:
+        """One run in a session of its own. ``options`` are those of ``Session.run``; ``keep`` as of ``matrix``."""
+        from roost.matrix import run_once  # noqa: PLC0415
+        from roost.sessions import check_sources, terms_of  # noqa: PLC0415
+
+        check_sources(run.sources)
+        self.prepare()
+        plan = self.plan([machine])
+        if plan.to_build:
+            plan = self.build([machine])
+        item = plan.machines[0]
+        record = _record(item.machine, item.layers, family=item.machine.family)
+        return run_once(self.store, record, terms_of(item.machine), run, keep=keep, **options)
+
+    def matrix(
+        self, patterns: Sequence[str], run: Run, *, profile: str = "", jobs: int | None = None, keep: str = "never",
+        fail_fast: bool = False, times: int = 1,
+    ) -> list[Result]:  # fmt: skip
+        """The same run on every machine that ``patterns`` means, some at a time; the results in the machines' order.
+
+        ``keep``: never, on-failure or always. With ``fail_fast`` nothing starts after the first that did not pass.
+        A machine whose layers cannot be made has a result that says so. Logs go below the store's ``results``.
+        """
+        from roost.build import default_jobs  # noqa: PLC0415
+        from roost.matrix import Cell, Matrix  # noqa: PLC0415
+        from roost.results import Result  # noqa: PLC0415
+        from roost.sessions import check_sources, terms_of  # noqa: PLC0415
+
+        check_sources(run.sources)
+        names = [machine.name for machine in self.machines(patterns, profile=profile)]
+        plan, errors = self._built(names, jobs=jobs)
+        watch = self._watch
+        logs = os.path.join(self.store.state, "results", run_id())
+        os.mkdir(logs, 0o755)
+        cells, unmade = [], {}
+        for item in plan.machines:
+            missing = [digest for digest in item.layers if not self.store.has(digest)]
+            if missing:
+                error = next((errors[digest] for digest in missing if digest in errors), None)
+                unmade[item.machine.name] = Result(
+                    machine=item.machine.name, command=run.command, state="error" if error else "skipped",
+                    error=error.brief if error else "its layers were not made", hint=error.hint if error else "",
+                    tail=error.details if error else "",
+                )  # fmt: skip
+                continue
+            record = _record(item.machine, item.layers, family=item.machine.family)
+            for number in range(times):
+                key = item.machine.name if times == 1 else f"{item.machine.name}.{number + 1}"
+                cells.append(Cell(record=record, terms=terms_of(item.machine), run=run, key=key))
+        matrix = Matrix(
+            self.store, watch.monitor, jobs=jobs or default_jobs(), keep=keep, fail_fast=fail_fast, logs=logs, stop=watch.stop,
+            tick=watch.tick, interval=watch.interval,
+        )  # fmt: skip
+        results = [*unmade.values(), *matrix.run(cells)]
+        order = {name: number for number, name in enumerate(names)}
+        results.sort(key=lambda result: order[result.machine])
+        with open(f"{logs}/result.json", "w", encoding="utf-8") as stream:
+            json.dump(msgspec.to_builtins(results), stream, indent=1)
+        return results
+
+    # what is kept
+
+    def commit(self, session: str, name: str) -> LayerRecord:
+        """Makes a kept session's changes a layer called ``name``, for ``from = "layer:NAME"``; the session stays."""
+        from roost.commit import commit  # noqa: PLC0415
+
+        self.prepare()
+        return commit(self.store, session, name)
+
+    def remove_session(self, session: str) -> None:
+        """Removes a kept session. Raises StoreError, or BusyError when it is in use."""
+        from roost.host import files  # noqa: PLC0415
+
+        self.prepare()
+        self.store.session(session)
+        with self.store.alive(session):
+            files.remove_tree(self.store.session_directory(session))
+
+    def remove_layer(self, word: str) -> LayerRecord:
+        """Removes a layer that nothing stands on. Raises StoreError, or BusyError saying what does."""
+        self.prepare()
+        layer = self.store.find_layer(word)
+        users = [f"session {s.id}" for s, _ in self.store.sessions() if layer.digest in s.layers]
+        users += [f"layer {other.digest[:12]}" for other in self.store.layers() if layer.digest in other.parents]
+        if users:
+            from roost.errors import BusyError  # noqa: PLC0415
+
+            raise BusyError(f"layer {layer.digest[:12]} is in use", details="\n".join(users), hint="remove those first")
+        for name, digest in self.store.names().items():
+            if digest == layer.digest:
+                self.store.remove_name(name)
+        self.store.remove_layer(layer.digest)
+        return layer
+
+    def packages(self, layer: LayerRecord) -> dict[str, str]:
+        """The packages of a layer with all below it: name → version; empty when the layers have no list of them."""
+        from roost.distro import family  # noqa: PLC0415
+        from roost.host import syscalls  # noqa: PLC0415
+
+        if not layer.family:
+            return {}
+        manager = family(layer.family)
+        for digest in (layer.digest, *reversed(layer.parents)):
+            root = os.open(self.store.tree(digest), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                fd = syscalls.openat2(manager.STATUS_PATH, os.O_RDONLY | os.O_NONBLOCK, root=root)
+            except OSError:
+                continue
+            finally:
+                os.close(root)
+            with open(fd, "rb") as stream:
+                return manager.packages(stream.read())
+        return {}
+
+    def gc(self, *, dry_run: bool = False) -> list[Removal]:
+        """Removes the layers that no definition, session or name uses; with ``dry_run``, only says which."""
+        from roost.gc import collect  # noqa: PLC0415
+
+        self.prepare()
+        chains = [item.layers for item in self.plan().machines] if self.definition else []
+        return collect(self.store, chains, dry_run=dry_run)
+
+
+class _Present:
+    """Whether the store has a layer, asked only for those that a plan names."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def __contains__(self, digest: object) -> bool:
+        return self._store.has(str(digest))
+
+
+def _record(machine: Resolved, layers: tuple[str, ...], *, family: str) -> SessionRecord:
+    return SessionRecord(
+        id="", machine=machine.name, layers=layers, family=family, created=time.time(), network=machine.network,
+        private_users=machine.private_users, environment=machine.environment,
+    )  # fmt: skip
+
+
+def _select(pattern: str, names: list[str]) -> Iterator[str]:
+    for word in pattern.split(","):
+        found = fnmatch.filter(names, word) if any(c in word for c in "*?[") else [name for name in names if name == word]
+        if not found:
+            import difflib  # noqa: PLC0415
+
+            near = difflib.get_close_matches(word, names, 1)
+            kind = "no machine matches" if any(c in word for c in "*?[") else "there is no machine"
+            hint = f"did you mean {near[0]!r}?" if near else f"the definition has: {', '.join(names)}"
+            raise DefinitionError(f"{kind} {word!r}", hint=hint)
+        yield from found

@@ -1,0 +1,145 @@
+"""Copies files out of a session: nothing in its tree is trusted to be what, or where, it says."""
+
+from __future__ import annotations
+
+import contextlib
+import fnmatch
+import os
+import secrets
+import stat
+from typing import TYPE_CHECKING, Any
+
+from roost.host import syscalls
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+_DEPTH_MAX = 64
+_IN = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY
+_OUT = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+class Collector:
+    """Copies what globs match below ``root`` (a directory's descriptor) to ``output``, owned by ``owner``."""
+
+    def __init__(self, root: int, output: str, owner: tuple[int, int]) -> None:
+        self._root = root
+        self._output = output
+        self._owner = owner
+        self.copied: list[dict[str, Any]] = []
+        self.warnings: list[str] = []
+
+    def collect(self, pattern: str, prefix: str) -> None:
+        """``pattern`` is relative to ``root``; ``prefix`` is how a person names ``root``, to be put before what is found."""
+        before = len(self.copied)
+        for path in expand(self._root, pattern):
+            self._copy(path, prefix, depth=0)
+        if len(self.copied) == before:
+            self.warnings.append(f"no artifact matches {prefix}{pattern}")
+
+    def _copy(self, path: str, prefix: str, *, depth: int) -> None:
+        """A file, or a directory with all below it; a link's file where the link leads inside the session."""
+        try:
+            fd = syscalls.openat2(path, _IN, root=self._root)
+        except OSError as e:
+            self.warnings.append(f"artifact {prefix}{path}: {e.strerror}")
+            return
+        try:
+            info = os.fstat(fd)
+            if stat.S_ISDIR(info.st_mode):
+                if depth >= _DEPTH_MAX:
+                    self.warnings.append(f"artifact {prefix}{path}: more than {_DEPTH_MAX} directories deep, or a loop of links")
+                    return
+                names = sorted(os.listdir(fd))
+                for name in names:
+                    self._copy(f"{path}/{name}", prefix, depth=depth + 1)
+            elif stat.S_ISREG(info.st_mode):
+                self._write(fd, path, prefix, info)
+            else:
+                self.warnings.append(f"artifact {prefix}{path}: not a regular file")
+        finally:
+            os.close(fd)
+
+    def _write(self, fd: int, path: str, prefix: str, info: os.stat_result) -> None:
+        relative = os.path.normpath(path).lstrip("/")
+        target = os.path.join(self._output, relative)
+        self._make_directories(os.path.dirname(relative))
+        part = f"{target}.{secrets.token_hex(4)}.part"
+        out = os.open(part, _OUT, 0o600)
+        try:
+            while os.copy_file_range(fd, out, 1 << 30):
+                pass
+            os.fchown(out, *self._owner)
+            os.fchmod(out, info.st_mode & 0o777)  # no set-user-id leaves a session
+            os.utime(out, ns=(info.st_mtime_ns, info.st_mtime_ns))
+            size = os.fstat(out).st_size
+            os.rename(part, target)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(part)
+            raise
+        finally:
+            os.close(out)
+        self.copied.append({"path": target, "source": f"{prefix}{path}", "size": size})
+
+    def _make_directories(self, relative: str) -> None:
+        here = self._output
+        for part in ["", *relative.split("/")]:
+            here = os.path.join(here, part) if part else here
+            try:
+                os.makedirs(here) if not part else os.mkdir(here)
+            except FileExistsError:
+                continue
+            os.chown(here, *self._owner)
+
+
+def expand(root: int, pattern: str) -> Iterator[str]:
+    """The paths below ``root`` that match a glob: ``*``, ``?``, ``[…]`` within a name, ``**`` for any directories."""
+    parts = [part for part in pattern.split("/") if part not in ("", ".")]
+    if ".." in parts:
+        return
+    yield from _expand(root, "", parts, 0)
+
+
+def _expand(root: int, path: str, parts: Sequence[str], depth: int) -> Iterator[str]:
+    if not parts:
+        if path:
+            yield path
+        return
+    part, rest = parts[0], parts[1:]
+    if part == "**":
+        yield from _expand(root, path, rest, depth)
+        if depth < _DEPTH_MAX:
+            for name, directory in _entries(root, path):
+                if directory:
+                    yield from _expand(root, f"{path}/{name}".lstrip("/"), parts, depth + 1)
+        return
+    if not any(c in part for c in "*?["):
+        here = f"{path}/{part}".lstrip("/")
+        if _exists(root, here):
+            yield from _expand(root, here, rest, depth)
+        return
+    for name, _ in _entries(root, path):
+        if fnmatch.fnmatchcase(name, part) and (part.startswith(".") or not name.startswith(".")):
+            yield from _expand(root, f"{path}/{name}".lstrip("/"), rest, depth)
+
+
+def _exists(root: int, path: str) -> bool:
+    try:
+        os.close(syscalls.openat2(path, os.O_PATH | os.O_NOFOLLOW, root=root))
+    except OSError:
+        return False
+    return True
+
+
+def _entries(root: int, path: str) -> list[tuple[str, bool]]:
+    """Names in a directory, each with whether it is a directory itself (a link to one is not)."""
+    try:
+        fd = syscalls.openat2(path or "/", _IN | os.O_DIRECTORY, root=root)
+    except OSError:
+        return []
+    try:
+        with os.scandir(fd) as entries:
+            return sorted((entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries)
+    finally:
+        os.close(fd)

@@ -1,0 +1,401 @@
+"""Carries out a plan: makes the layers that are missing, each in a process of its own, independent ones side by side.
+
+A layer is made in a staging directory and published by rename; whatever fails or is killed leaves nothing but a log.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import stat
+import time
+from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
+
+from roost import __version__
+from roost.distro import family as family_of
+from roost.distro import recipe as recipe_of
+from roost.engine import seccomp
+from roost.engine.execute import Limits, Streams, execute
+from roost.engine.spec import PROVISION, Bound, Overlaid, Spec
+from roost.errors import Error, NetworkDown, StepError, StoreError
+from roost.events import LayerEnded, LayerOutput, LayerStarted, LayerStep
+from roost.host import files, runner, syscalls
+from roost.pool import Job, Pool
+from roost.session import ranges
+from roost.session.overlay import Overlay, mount_overlay
+from roost.sessions import init_path
+from roost.store import GROUP_PREFIX, LayerRecord, SessionRecord, new_id
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from roost.definition.model import Base
+    from roost.distro.recipe import Family, Inside, Provision, Recipe
+    from roost.events import Monitor
+    from roost.plan import LayerPlan, Plan
+    from roost.pool import Stop
+    from roost.store import Store
+
+_TAIL = 20  # lines of a failed step's output that its error repeats
+_PUT_FILE = """set -e
+parent=${4%/*}
+[ -z "$parent" ] || mkdir -p "$parent"
+rm -f "$4"
+cat > "$4"
+chown "$2:$3" "$4"
+chmod "$1" "$4"
+"""
+
+
+class Step(Struct, frozen=True, kw_only=True):
+    """A named command for the inside."""
+
+    name: str
+    inside: Inside
+
+
+class Builder:
+    """Makes layers. ``tick`` is called every ``interval`` seconds meanwhile, to draw."""
+
+    def __init__(
+        self, store: Store, monitor: Monitor, *, jobs: int, keep_failed: bool = False, stop: Stop | None = None,
+        tick: Callable[[], None] | None = None, interval: float | None = None,
+    ) -> None:  # fmt: skip
+        self._store = store
+        self._monitor = monitor
+        self._jobs = jobs
+        self._keep_failed = keep_failed
+        self._stop = stop
+        self._tick = tick
+        self._interval = interval
+
+    def build(self, plan: Plan) -> dict[str, Error]:
+        """Makes what is missing; the errors by layer. What stands on a failed layer is not tried."""
+        wanted = plan.to_build
+        digests = {layer.digest for layer in wanted}
+        parents = _parents(plan)
+        bases = {p.layers[0]: p.machine.base for p in plan.machines if p.layers}
+        jobs = []
+        for layer in wanted:
+            maker = LayerMaker(self._store, layer, parents[layer.digest], bases, keep_failed=self._keep_failed)
+            jobs.append(Job(key=layer.digest, work=maker.make, after=(layer.parent,) if layer.parent in digests else ()))
+        pool = Pool(
+            self._jobs, self._monitor, stop=self._stop, tick=self._tick, interval=self._interval, polite=False,
+        )  # fmt: skip
+        done = pool.run(jobs)
+        names = {layer.digest: layer.name for layer in wanted}
+        for digest, outcome in done.items():
+            if outcome.skipped:
+                self._monitor(LayerEnded(layer=digest, name=names[digest], outcome="skipped", seconds=0.0))
+        return {digest: outcome.error for digest, outcome in done.items() if outcome.error is not None}
+
+
+def _parents(plan: Plan) -> dict[str, tuple[str, ...]]:
+    """Every layer's layers below it, the base first."""
+    found: dict[str, tuple[str, ...]] = {}
+    for machine in plan.machines:
+        for number, digest in enumerate(machine.layers):
+            found[digest] = machine.layers[:number]
+    return found
+
+
+class LayerMaker:
+    """Makes one layer, in a process of its own."""
+
+    def __init__(
+        self, store: Store, layer: LayerPlan, parents: tuple[str, ...], bases: dict[str, Base], *, keep_failed: bool
+    ) -> None:
+        self._store = store
+        self._layer = layer
+        self._parents = parents
+        self._base = bases[parents[0] if parents else layer.digest]
+        self._family: Family = family_of(layer.family)
+        self._recipe: Recipe | None = recipe_of(self._base.distribution) if self._base.distribution else None
+        self._keep_failed = keep_failed
+        self._output = bytearray()
+
+    def make(self, monitor: Monitor, _stop: int) -> str:
+        """The outcome: built, or reused when somebody else has made it meanwhile."""
+        layer = self._layer
+        self._monitor = monitor
+        began = time.monotonic()
+        monitor(LayerStarted(layer=layer.digest, name=layer.name, reason=layer.reason))
+        outcome = "failed"
+        try:
+            # single flight: who waits here finds the layer made
+            with files.locked(f"{self._store.run}/locks/layer-{layer.digest}"):
+                outcome = "reused" if self._store.has(layer.digest) else self._made(began)
+        finally:
+            event = LayerEnded(layer=layer.digest, name=layer.name, outcome=outcome, seconds=time.monotonic() - began)
+            monitor(event)
+        return outcome
+
+    def _made(self, began: float) -> str:
+        layer = self._layer
+        with self._store.staged("stage") as stage:
+            self._log = open(f"{stage}/log", "wb", buffering=0)  # noqa: SIM115  # closed with the process
+            try:
+                if layer.base is not None:
+                    self._make_base(stage)
+                else:
+                    self._make_upper(stage)
+            except (Error, OSError) as e:
+                raise self._failed(stage, e) from e
+            record = LayerRecord(
+                digest=layer.digest, parents=self._parents, kind=layer.kind, name=layer.name, family=layer.family,
+                facts=layer.facts, created=time.time(), seconds=time.monotonic() - began, roost=__version__,
+            )  # fmt: skip
+            return "built" if self._store.publish(stage, record) else "reused"
+
+    def _said(self, data: bytes) -> None:
+        self._output += data
+        del self._output[:-65536]
+        self._log.write(data)
+        self._monitor(LayerOutput(layer=self._layer.digest, data=data))
+
+    def _begin(self, name: str, number: int, total: int) -> None:
+        self._step = name
+        self._output.clear()
+        self._log.write(f"== {name}\n".encode())
+        self._monitor(LayerStep(layer=self._layer.digest, step=name, number=number, total=total))
+
+    # the base
+
+    def _make_base(self, stage: str) -> None:
+        assert self._recipe is not None
+        host = self._family.read_host()
+        provision = self._family.provision(self._base, self._recipe, host=host)
+        private, tree = f"{stage}/private", f"{stage}/tree"
+        os.mkdir(private, 0o700)
+        os.mkdir(tree, 0o755)
+        self._begin(self._base.bootstrap, 1, 2)
+        with self._archives(stage, provision) as archives:
+            plan = self._family.bootstrap(self._base, self._recipe, host=host, target=tree, private=private, archives=archives)
+            for name, content in plan.files.items():
+                files.write_atomic(f"{private}/{name}", content, mode=0o600)
+            self._on_host(runner.Command(argv=plan.argv, env=plan.env, private=True))
+        self._begin("finish", 2, 2)
+        inside = self._family.finish(self._base, self._recipe, host=host)
+        argv = ("chroot", tree, *inside.argv)
+        self._on_host(runner.Command(argv=argv, stdin=inside.stdin, env=_plain_env(provision), private=True))
+        files.remove_tree(private)
+
+    @contextlib.contextmanager
+    def _archives(self, stage: str, provision: Provision) -> Iterator[str]:
+        """The package cache as a copy-on-write tree, seen by this process alone; what is new goes into the cache."""
+        cache = self._cache(provision)
+        merged = f"{stage}/archives/merged"
+        _overlay_directories(stage, "archives")
+        os.mkdir(merged)
+        syscalls.unshare(syscalls.CLONE_NEWNS)
+        syscalls.mount("none", "/", flags=syscalls.MS_REC | syscalls.MS_PRIVATE)
+        overlay = Overlay(lower=(cache,), upper=f"{stage}/archives/upper", work=f"{stage}/archives/work")
+        mount_overlay(overlay, merged, owner=0)
+        try:
+            yield merged
+        finally:
+            syscalls.umount(merged)
+        self._keep_archives(stage, cache)
+
+    def _on_host(self, command: runner.Command) -> None:
+        done = runner.run(command, on_output=self._said)
+        if done.status != 0:
+            raise StoreError(f"{os.path.basename(command.argv[0])}: {runner.ending(done.status)}")
+
+    # layers above it
+
+    def _make_upper(self, stage: str) -> None:
+        host = self._family.read_host()
+        provision = self._family.provision(self._base, self._recipe, host=host)
+        steps = self._steps()
+        _overlay_directories(stage, "")
+        overlaid: tuple[Overlaid, ...] = ()
+        if provision.cache:
+            _overlay_directories(stage, "archives")
+            source = self._cache(provision)
+            overlaid = (Overlaid(source=source, target=provision.cache, name="archives", give=False),)
+        name = os.path.basename(stage)
+        base, lock = ranges.allot(self._store.ranges, name)
+        try:
+            for number, step in enumerate(steps, 1):
+                self._begin(step.name, number, len(steps))
+                spec = Spec(
+                    machine=_host_name(self._layer), layers=tuple(self._store.tree(d) for d in reversed(self._parents)),
+                    directory=stage, mount_point=self._store.mount_point, init=init_path(), base=base, chdir="/",
+                    command=step.inside.argv, env=dict(provision.env), overlaid=overlaid, provision=provision.files,
+                    bound=tuple(Bound(source=path, target=path, read_only=True) for path in provision.binds),
+                    suppress_sync=True, volatile=False,
+                )  # fmt: skip
+                self._inside(spec, name, step.inside.stdin)
+        finally:
+            ranges.release(self._store.ranges, base, lock)
+        if provision.cache:
+            self._keep_archives(stage, self._cache(provision))
+        os.rename(f"{stage}/upper", f"{stage}/tree")
+        _clear_mount_points(f"{stage}/tree", [item.target for item in overlaid] + ["/etc/hosts"])
+        files.remove_tree(f"{stage}/work")
+
+    def _inside(self, spec: Spec, name: str, stdin: bytes) -> None:
+        programs = seccomp.filters(spec, directory=self._store.state)
+        with contextlib.ExitStack() as stack:
+            fd = None
+            if stdin:
+                fd = os.memfd_create("roost-stdin", os.MFD_CLOEXEC)
+                stack.callback(os.close, fd)
+                with open(os.dup(fd), "wb") as stream:
+                    stream.write(stdin)
+                os.lseek(fd, 0, os.SEEK_SET)
+                os.fchown(fd, spec.base, spec.base)
+            streams = Streams(on_output=lambda _stream, data: self._said(data), stdin=fd, merged=True)
+            ended = execute(spec, name=GROUP_PREFIX + name, filters=programs, limits=Limits(), streams=streams)
+        if ended.error:
+            raise StoreError(ended.error, hint=ended.hint)
+        if ended.status != 0:
+            how = f"killed by {runner.signal_name(ended.signal)}" if ended.signal else f"exit status {ended.status}"
+            raise StoreError(how)
+
+    def _steps(self) -> Sequence[Step]:
+        contents = self._layer.contents
+        assert contents is not None
+        steps = []
+        if contents.packages:
+            count = len(contents.packages)
+            name = f"install {contents.packages[0] if count == 1 else f'{count} packages'}"
+            steps.append(Step(name=name, inside=self._family.install(contents.packages)))
+        steps += [Step(name=f"user {user.name}", inside=self._family.add_user(user)) for user in contents.users]
+        for file in contents.files:
+            argv = ("sh", "-c", _PUT_FILE, "sh", f"{file.mode:o}", file.owner, file.group, file.path)
+            steps.append(Step(name=f"file {file.path}", inside=_inside_of(argv, file.content)))
+        for script in contents.scripts:
+            steps.append(Step(name=script.name, inside=_inside_of(("sh", "-c", _RUN_SCRIPT), script.content)))
+        return steps
+
+    # the package cache
+
+    def _cache(self, provision: Provision) -> str:
+        path = f"{self._store.cache}/packages/{provision.cache_key or 'none'}"
+        os.makedirs(path, mode=0o755, exist_ok=True)
+        return path
+
+    def _keep_archives(self, stage: str, cache: str) -> None:
+        """Moves newly downloaded packages into the cache, and removes the rest."""
+        upper = f"{stage}/archives/upper"
+        with os.scandir(upper) as entries:
+            for entry in entries:
+                info = entry.stat(follow_symlinks=False)
+                if not stat.S_ISREG(info.st_mode) or not info.st_size or not entry.name.endswith((".deb", ".rpm")):
+                    continue
+                os.chown(entry.path, 0, 0)
+                os.chmod(entry.path, 0o644)
+                try:
+                    os.rename(entry.path, f"{cache}/{entry.name}")
+                except OSError:  # the cache is on another file system
+                    part = f"{cache}/.{entry.name}.{os.getpid()}"
+                    shutil.copyfile(entry.path, part)
+                    os.rename(part, f"{cache}/{entry.name}")
+        files.remove_tree(f"{stage}/archives")
+
+    # failure
+
+    def _failed(self, stage: str, error: Error | OSError) -> Error:
+        """The error with its step, its log and the way on; the layer's directory goes, unless it is kept as a session."""
+        layer = self._layer
+        if isinstance(error, OSError):
+            where = f": {os.fsdecode(error.filename)}" if isinstance(error.filename, str | bytes) else ""
+            error = StoreError(f"{error.strerror}{where}", hint="free some space: `roost gc`" if error.errno == 28 else "")
+        text = self._output.decode(errors="replace")
+        log = f"{self._store.state}/results/{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{layer.digest[:12]}.log"
+        with contextlib.suppress(OSError):
+            shutil.copyfile(f"{stage}/log", log)
+        step = getattr(self, "_step", "start")
+        brief, hint = self._family.explain(text)
+        details = "\n".join(text.rstrip().splitlines()[-_TAIL:])
+        if mirror := self._family.unreachable(text):
+            return NetworkDown(f"{layer.name}: {mirror} cannot be reached", details=details, hint=f"{hint or 'is the network up? is the mirror right?'}; the whole log: {log}")
+        what = f"{layer.name}: step {step!r} failed: {brief or error.brief}"
+        hints = [hint or error.hint, f"the whole log: {log}"]
+        if self._keep_failed and layer.base is None and (session := self._keep(stage)):
+            hints.append(f"look into it: roost session shell {session}")
+        elif layer.base is None:
+            hints.append("`roost build --keep-failed` leaves a session to look into")
+        return StepError(what, step=step, log=log, details=details, hint="\n".join(h for h in hints if h))
+
+    def _keep(self, stage: str) -> str:
+        """Turns what a failed layer has so far into a session."""
+        if not os.path.isdir(f"{stage}/upper"):
+            return ""
+        session = new_id("failed")
+        record = SessionRecord(
+            id=session, machine=_host_name(self._layer), layers=self._parents, family=self._layer.family, created=time.time(),
+            kept=True, reason=f"failed: {self._layer.name}", state="failed",
+        )  # fmt: skip
+        directory = self._store.session_directory(session)
+        with self._store.alive(session):
+            os.mkdir(directory, 0o700)
+            os.rename(f"{stage}/upper", f"{directory}/upper")
+            os.mkdir(f"{directory}/work", 0o700)
+            self._store.write_session(record, durable=True)
+        return session
+
+
+_RUN_SCRIPT = """set -e
+file=$(mktemp /tmp/roost-script.XXXXXX)
+cat > "$file"
+chmod 700 "$file"
+status=0
+if [ "$(head -c 2 "$file")" = '#!' ]; then "$file" </dev/null || status=$?; else sh "$file" </dev/null || status=$?; fi
+rm -f "$file"
+exit "$status"
+"""
+
+
+def _inside_of(argv: tuple[str, ...], stdin: bytes) -> Inside:
+    from roost.distro.recipe import Inside  # noqa: PLC0415
+
+    return Inside(argv=argv, stdin=stdin)
+
+
+def _plain_env(provision: Provision) -> dict[str, str]:
+    """A step's environment without the words for files that are not shown to it."""
+    return {name: value for name, value in provision.env.items() if not value.startswith(PROVISION)}
+
+
+def _host_name(layer: LayerPlan) -> str:
+    """What the inside of a build is called: the layer's own word."""
+    return "".join(c if c.isalnum() else "-" for c in layer.name.split()[-1].lower()).strip("-")[:63] or "layer"
+
+
+def _overlay_directories(stage: str, name: str) -> None:
+    top = os.path.join(stage, name) if name else stage
+    os.makedirs(f"{top}/upper", mode=0o755, exist_ok=True)
+    os.makedirs(f"{top}/work", mode=0o700, exist_ok=True)
+
+
+def _clear_mount_points(tree: str, targets: Sequence[str]) -> None:
+    """Removes the empty files that stood below mounts; a directory stays, as the package manager wants it."""
+    root = os.open(tree, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        for target in targets:
+            with contextlib.suppress(OSError):
+                parent = syscalls.openat2(os.path.dirname(target), os.O_PATH | os.O_DIRECTORY, root=root)
+                try:
+                    info = os.stat(os.path.basename(target), dir_fd=parent, follow_symlinks=False)
+                    if stat.S_ISREG(info.st_mode) and info.st_size == 0:
+                        os.unlink(os.path.basename(target), dir_fd=parent)
+                finally:
+                    os.close(parent)
+    finally:
+        os.close(root)
+
+
+def default_jobs() -> int:
+    """How many jobs side by side: one for each processor, as far as there is a GiB of memory for each."""
+    cores = len(os.sched_getaffinity(0))
+    with open("/proc/meminfo", encoding="ascii") as stream:
+        available = next((int(line.split()[1]) for line in stream if line.startswith("MemAvailable:")), 1 << 20)
+    return max(1, min(cores, available >> 20))
+
+

@@ -1,0 +1,48 @@
+"""The command: parses, calls one verb, prints errors, and gives the process its exit status. The only place that exits."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import NoReturn
+
+FAILED_TO_RUN = 125  # of `run` and `shell`: Roost's own failure, as env(1), timeout(1) and docker have it
+INTERRUPTED = 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The exit status of ``roost ARGV``."""
+    from roost.cli.parser import parse
+    from roost.errors import Error
+
+    arguments = sys.argv[1:] if argv is None else list(argv)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # names may hold what this locale cannot say
+            stream.reconfigure(errors="backslashreplace")
+    options = parse(arguments)
+    try:
+        status: int = options.verb(options)
+        sys.stdout.flush()
+    except Error as e:
+        from roost.cli.render import error_text
+        from roost.cli.table import style_of, terminal_width
+
+        text = error_text(e, style=style_of(sys.stderr, os.environ), width=terminal_width(sys.stderr))
+        print(text.rstrip("\n"), file=sys.stderr)
+        return FAILED_TO_RUN if options.runs else e.exit_code
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:  # whoever read our output has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + 13
+    return status
+
+
+def run() -> NoReturn:
+    """The entry point of the installed command."""
+    sys.exit(main())

@@ -1,0 +1,156 @@
+"""The verbs about definitions, layers to be made and the host: init, schema, list, plan, build, doctor."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TYPE_CHECKING
+
+import roost
+from roost.cli.common import definition, print_json, print_table, say, watched
+from roost.cli.table import Painted, duration
+
+if TYPE_CHECKING:
+    import argparse
+
+    from roost.plan import LayerPlan, MachinePlan
+
+
+def init(options: argparse.Namespace) -> int:
+    """``roost init``: refuses to replace a file."""
+    from roost.definition.starter import starter
+    from roost.errors import DefinitionError
+
+    try:
+        with open(options.path, "w" if options.force else "x", encoding="utf-8") as stream:
+            stream.write(starter())
+    except FileExistsError:
+        raise DefinitionError(f"{options.path} exists already", hint="edit it, or replace it with --force") from None
+    except OSError as e:
+        raise DefinitionError(f"{options.path} cannot be written: {e.strerror}", hint="choose another place") from None
+    say(f"wrote {options.path}; see what it makes with `roost list`, then `roost run`")
+    return 0
+
+
+def schema(_options: argparse.Namespace) -> int:
+    """``roost schema``."""
+    from roost.definition.schema import json_schema
+
+    print_json(json_schema())
+    return 0
+
+
+def list_(options: argparse.Namespace) -> int:
+    """``roost list``."""
+    manager = roost.Manager(definition(options), state=options.state)
+    plan = manager.plan(options.machines)
+    verbs = {layer.digest: layer.verb for layer in plan.layers}
+    if options.json:
+        print_json([{**_described(item), "state": _state(item, verbs)} for item in plan.machines])
+        return 0
+    rows = []
+    for item in plan.machines:
+        machine = item.machine
+        base = machine.base
+        system = f"layer {base.from_layer}" if base.from_layer else f"{base.distribution} {base.release} {base.architecture}"
+        notes = [*(["private-users: no"] if not machine.private_users else []), *([f"network: {machine.network}"] if machine.network != "host" else [])]
+        state = _state(item, verbs)
+        tone = "good" if state == "made" else "dim"
+        rows.append((machine.name, system, " ".join(machine.profiles), Painted(state, tone), ", ".join(notes), machine.description))
+    headers = ["machine", "system", "profiles", "state", "notes", "description"]
+    keep = [number for number in range(6) if number in (0, 1, 3) or any(row[number] for row in rows)]
+    print_table([headers[n] for n in keep], [[row[n] for n in keep] for row in rows], empty="the definition has no machines")
+    return 0
+
+
+def _state(item: MachinePlan, verbs: dict[str, str]) -> str:
+    missing = sum(verbs.get(digest, "reuse") == "build" for digest in item.layers)
+    return "made" if not missing else "not made" if missing == len(item.layers) else f"{missing} of {len(item.layers)} layers to make"
+
+
+def _described(item: MachinePlan) -> dict[str, object]:
+    import msgspec
+
+    machine = item.machine
+    layers = [
+        {
+            "name": layer.name,
+            "packages": list(layer.packages),
+            "users": msgspec.to_builtins(layer.users),
+            "files": [{"path": f.path, "mode": f"{f.mode:04o}", "owner": f.owner, "group": f.group, "size": len(f.content)} for f in layer.files],
+            "scripts": [script.name for script in layer.scripts],
+        }
+        for layer in machine.layers
+    ]
+    return {
+        "name": machine.name, "description": machine.description, "base": msgspec.to_builtins(machine.base), "family": machine.family,
+        "profiles": list(machine.profiles), "contents": layers, "environment": machine.environment,
+        "binds": msgspec.to_builtins(machine.binds), "network": machine.network, "private_users": machine.private_users,
+        "limits": {"memory": machine.memory, "cpus": machine.cpus, "tasks": machine.tasks}, "layers": list(item.layers),
+    }  # fmt: skip
+
+
+def plan(options: argparse.Namespace) -> int:
+    """``roost plan``."""
+    manager = roost.Manager(definition(options), state=options.state)
+    made = manager.plan(options.machines)
+    if options.json:
+        layers = [
+            {"digest": x.digest, "parent": x.parent, "name": x.name, "verb": x.verb, "reason": x.reason, "machines": list(x.machines), "steps": x.facts}
+            for x in made.layers
+        ]
+        print_json({"layers": layers, "machines": [_described(item) for item in made.machines]})
+        return 0
+    rows = [(layer.name, layer.digest[:12], _verb(layer), layer.reason, ", ".join(layer.machines)) for layer in made.layers]
+    print_table(["layer", "digest", "verb", "reason", "for"], rows, empty="nothing to plan", fixed=("digest", "verb"))
+    count = len(made.to_build)
+    say(f"{count} to make: `roost build`" if count else "all layers are there")
+    return 0
+
+
+def _verb(layer: LayerPlan) -> Painted:
+    return Painted(layer.verb, "dim" if layer.verb == "reuse" else "warn")
+
+
+def build(options: argparse.Namespace) -> int:
+    """``roost build``."""
+    began = time.monotonic()
+    with watched(options) as (watch, stop):
+        manager = roost.Manager(definition(options), state=options.state, watch=watch)
+        for cleared in manager.prepare():
+            say(f"cleared what a killed process left: {cleared}")
+        made = manager.build(options.machines, jobs=options.jobs, keep_failed=options.keep_failed)
+    layers = [{"name": x.name, "digest": x.digest, "made": x.verb == "build", "reason": x.reason} for x in made.layers]
+    if options.json:
+        print_json({"layers": layers, "seconds": round(time.monotonic() - began, 3)})
+    if stop.level:
+        from roost.cli import INTERRUPTED
+
+        say("interrupted: what was half made is gone, what was made stays")
+        return INTERRUPTED
+    if not options.json:
+        new = len(made.to_build)
+        what = f"{new} {'layer' if new == 1 else 'layers'} made in {duration(time.monotonic() - began)}" if new else "all layers are there"
+        machines = len(made.machines)
+        say(f"{what}; {machines} {'machine is' if machines == 1 else 'machines are'} ready: `roost run … -- COMMAND`")
+    return 0
+
+
+def doctor(options: argparse.Namespace) -> int:
+    """``roost doctor``: 0 when everything that a run needs is there."""
+    from roost.doctor import examine
+
+    checks = examine(roost.Manager(state=options.state).store)
+    if options.json:
+        print_json(checks)
+    else:
+        tones = {"ok": "good", "warning": "warn", "failed": "bad"}
+        rows = [(Painted(check.state, tones[check.state]), check.name, check.found) for check in checks]
+        print_table(["state", "what", "found"], rows, empty="nothing was checked", fixed=("state", "what"))
+        remedies = [check for check in checks if check.remedy]
+        for check in remedies:
+            print(f"\n{check.name}: {check.remedy}")
+        sys.stdout.flush()
+    return 0 if all(check.state != "failed" for check in checks) else 1
+
+

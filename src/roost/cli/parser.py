@@ -1,0 +1,197 @@
+"""The command line as argparse sees it. A verb's code is imported only when that verb was asked for."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from roost import __version__
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+EPILOG = """\
+MACHINES are names, comma lists or globs ('debian-*'). Results go to stdout, everything else to stderr.
+A run ends with the command's own status; 124: timed out, 125: Roost itself failed, 130: interrupted.
+A run on several machines ends with 0 when all passed, else 1."""
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """The options of one verb; ``options.verb`` is its function, ``options.command`` what follows ``--``."""
+    before, command = _split(argv)
+    options = parser().parse_args(before)
+    options.command = command
+    options.runs = options.runs_command
+    if command and not options.takes_command:
+        parser().error(f"roost {options.verb_name} takes no command after --")
+    if options.needs_command and not command:
+        parser().error("no command: put it after `--`, as in `roost run bookworm -- make test`")
+    module, function = options.code.split(":")
+
+    def verb(chosen: argparse.Namespace) -> int:
+        code: Callable[[argparse.Namespace], int] = getattr(import_module(f"roost.cli.{module}"), function)
+        return code(chosen)
+
+    options.verb = verb
+    return options
+
+
+def _split(argv: Sequence[str]) -> tuple[list[str], tuple[str, ...]]:
+    words = list(argv)
+    command: tuple[str, ...] = ()
+    if "--" in words:
+        at = words.index("--")
+        words, command = words[:at], tuple(words[at + 1 :])
+    return ["--keep=always" if word == "--keep" else word for word in words], command
+
+
+class _Formatter(argparse.RawDescriptionHelpFormatter):
+    """Help as wide as the terminal, up to what reads well."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=30, width=min(110, int(os.environ.get("COLUMNS", "0")) or 100))
+
+
+def parser() -> argparse.ArgumentParser:
+    """The whole command line; the man page and the completions are made from it."""
+    top = argparse.ArgumentParser(
+        prog="roost", formatter_class=_Formatter, epilog=EPILOG, allow_abbrev=False,
+        description="One TOML file, every Linux build machine: layered, and thrown away after each run.",
+    )  # fmt: skip
+    top.add_argument("--version", action="version", version=f"roost {__version__}")
+    _common(top, default=None)
+    verbs = top.add_subparsers(metavar="VERB", required=True, dest="verb_name")
+    _definition_verbs(verbs)
+    _run_verbs(verbs)
+    _store_verbs(verbs)
+    return top
+
+
+def _common(to: argparse.ArgumentParser, *, default: Any = argparse.SUPPRESS) -> None:
+    """Options that may stand before the verb or after it."""
+    group = to.add_argument_group("everywhere")
+    plain: dict[str, Any] = {"default": default}
+    flag: dict[str, Any] = {"default": False if default is None else argparse.SUPPRESS}
+    group.add_argument("-f", "--file", metavar="FILE", help="the definition (./roost.toml, else /etc/roost/machines/*.toml)", **plain)
+    group.add_argument("--state", metavar="DIR", help="keep everything below DIR (/var/lib/roost, or $ROOST_STATE)", **plain)
+    group.add_argument("--json", action="store_true", help="results as one JSON document on stdout", **flag)
+    group.add_argument("-q", "--quiet", action="store_true", help="no progress", **flag)
+    group.add_argument("-v", "--verbose", action="store_true", help="show all that the steps of layers print", **flag)
+
+
+def _verb(
+    verbs: Any, name: str, code: str, summary: str, *, command: str = "", **more: Any
+) -> argparse.ArgumentParser:
+    """A verb. ``command``: it may be followed by one (``may``), must be (``must``), or runs one of its own (``own``)."""
+    made: argparse.ArgumentParser = verbs.add_parser(
+        name, help=summary, description=summary[:1].upper() + summary[1:] + ".", formatter_class=_Formatter, allow_abbrev=False, **more
+    )
+    made.set_defaults(
+        code=code, needs_command=command == "must", takes_command=command in ("may", "must"), runs_command=bool(command)
+    )
+    return made
+
+
+def _definition_verbs(verbs: Any) -> None:
+    init = _verb(verbs, "init", "commands:init", "write a commented starter definition")
+    init.add_argument("path", nargs="?", default="roost.toml", metavar="FILE")
+    init.add_argument("--force", action="store_true", help="replace a file that exists")
+    _common(init)
+    _common(_verb(verbs, "schema", "commands:schema", "print the definition's JSON Schema, for editors"))
+    for name, code, summary in (
+        ("list", "commands:list_", "list the machines and their state"),
+        ("plan", "commands:plan", "say which layers would be made, and why"),
+    ):
+        verb = _verb(verbs, name, code, summary)
+        verb.add_argument("machines", nargs="*", metavar="MACHINES")
+        _common(verb)
+    _common(_verb(verbs, "doctor", "commands:doctor", "say what this host can do and what it lacks, with the remedy"))
+    build = _verb(verbs, "build", "commands:build", "make the missing layers, independent ones side by side")
+    build.add_argument("machines", nargs="*", metavar="MACHINES")
+    build.add_argument("-j", "--jobs", type=_count, metavar="N", help="layers made at a time (by cores and memory)")
+    build.add_argument("--keep-failed", action="store_true", help="leave a session of a layer that failed, to look into")
+    _common(build)
+
+
+def _run_verbs(verbs: Any) -> None:
+    run = _verb(verbs, "run", "running:run", "run a command in throwaway sessions", command="must", usage="roost run MACHINES|--all [options] -- COMMAND [ARGUMENT ...]")
+    run.add_argument("machines", nargs="*", metavar="MACHINES")
+    run.add_argument("--all", action="store_true", help="all machines of the definition")
+    run.add_argument("--profile", metavar="NAME", default="", help="only those with this profile")
+    run.add_argument("-j", "--jobs", type=_count, metavar="N", help="machines at a time (by cores and memory)")
+    run.add_argument("--fail-fast", action="store_true", help="start nothing more once one has not passed")
+    run.add_argument("--junit", metavar="FILE", help="write the results as JUnit XML too")
+    _session_options(run)
+    run.add_argument("--timeout", type=_seconds, metavar="TIME", help="end it after TIME (90, 15m, 2h): TERM, then KILL")
+    run.add_argument("--artifact", action="append", default=[], metavar="GLOB", help="copy out what matches, relative to the working directory")
+    run.add_argument("--output", metavar="DIR", default="artifacts", help="where artifacts go: DIR/MACHINE/ (artifacts)")
+    _common(run)
+    shell = _verb(verbs, "shell", "running:shell", "open a shell in a throwaway session", command="own")
+    shell.add_argument("machine", metavar="MACHINE")
+    _session_options(shell)
+    _common(shell)
+
+
+def _session_options(to: argparse.ArgumentParser) -> None:
+    to.add_argument("-u", "--user", default="root", metavar="USER", help="whom to run as: a name or number of the machine (root)")
+    to.add_argument("-w", "--directory", default="", metavar="DIR", help="where to run: the source's place, else the user's home")
+    to.add_argument("--source", action="append", default=[], metavar="DIR[:TARGET]", help="show a checkout as a copy-on-write tree (at /src)")
+    to.add_argument("--bind", action="append", default=[], metavar="SRC[:DST[:rw]]", help="show a path of the host, read-only unless rw")
+    to.add_argument("--env", action="append", default=[], metavar="NAME[=VALUE]", help="set a variable, or pass it on")
+    to.add_argument(
+        "--keep", default="never", choices=("always", "on-failure", "never"), metavar="always|on-failure",
+        help="keep the session to look into it; plain --keep means always",
+    )  # fmt: skip
+
+
+def _store_verbs(verbs: Any) -> None:
+    session = _verb(verbs, "session", "", "what was kept: list, shell, diff, keep, commit, remove")
+    below = session.add_subparsers(metavar="VERB", required=True, dest="session_verb")
+    _common(_verb(below, "list", "stored:session_list", "list the sessions"))
+    for name, summary, own in (
+        ("shell", "open a shell in a kept session; its changes stay", "own"),
+        ("diff", "say what a session added, changed, removed and replaced", ""),
+        ("keep", "keep a session that is in use when its command ends", ""),
+        ("commit", "make a session's changes a named layer: from = \"layer:NAME\"", ""),
+        ("remove", "remove kept sessions", ""),
+    ):
+        verb = _verb(below, name, f"stored:session_{name}", summary, command=own)
+        verb.add_argument("session", metavar="SESSION", **({"nargs": "+"} if name == "remove" else {}))  # type: ignore[arg-type]
+        if name == "commit":
+            verb.add_argument("name", metavar="NAME")
+        if name == "diff":
+            verb.add_argument("--content", metavar="FILE", help="show how the text of one file changed")
+        if name == "shell":
+            verb.add_argument("-u", "--user", default="", metavar="USER", help="whom to be (as the session was run)")
+        _common(verb)
+    layer = _verb(verbs, "layer", "", "the layers in the store: list, show, remove")
+    below = layer.add_subparsers(metavar="VERB", required=True, dest="layer_verb")
+    _common(_verb(below, "list", "stored:layer_list", "list the layers"))
+    for name, summary in (("show", "say what a layer was made from, and its packages"), ("remove", "remove layers nothing stands on")):
+        verb = _verb(below, name, f"stored:layer_{name}", summary)
+        verb.add_argument("layer", metavar="LAYER", **({"nargs": "+"} if name == "remove" else {}))  # type: ignore[arg-type]
+        _common(verb)
+    gc = _verb(verbs, "gc", "stored:gc", "remove the layers that no definition, session or name uses")
+    gc.add_argument("--dry-run", action="store_true", help="only say what would go")
+    _common(gc)
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of 1 or more")
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    """90, 1.5, 90s, 15m, 2h."""
+    units = {"s": 1, "m": 60, "h": 3600}
+    number, unit = (text[:-1], units[text[-1]]) if text[-1:] in units else (text, 1)
+    try:
+        value = float(number) * unit
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a time: write 90, 15m or 2h")
+    return value

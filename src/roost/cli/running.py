@@ -1,0 +1,174 @@
+"""The verbs that run something: ``run`` and ``shell``."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import termios
+import time
+from typing import TYPE_CHECKING, Any
+
+import roost
+from roost.cli.common import definition, say, watched
+from roost.cli.table import style_of, terminal_width
+from roost.engine.spec import Bound
+from roost.errors import DefinitionError
+from roost.events import RunEnded, RunOutput, RunStarted
+from roost.results import exit_status
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Iterator
+
+SHELL = ("sh", "-c", 'exec "${SHELL:-/bin/sh}" -l')
+
+
+def run(options: argparse.Namespace) -> int:
+    """``roost run``."""
+    if not options.machines and not options.all and not options.profile:
+        raise DefinitionError("no machine was named", hint="name machines, or say --all: `roost run --all -- make test`")
+    if options.machines and options.all:
+        raise DefinitionError("--all and names of machines exclude each other", hint="leave one of them out")
+    manager = roost.Manager(definition(options), state=options.state)
+    names = [machine.name for machine in manager.machines(options.machines, profile=options.profile)]
+    what = run_of(options)
+    single = len(names) == 1 and not options.all and not options.profile and names == options.machines
+    began = time.monotonic()
+    results = [_single(options, names[0], what)] if single else _matrix(options, names, what)
+    seconds = time.monotonic() - began
+    if options.junit:
+        from roost.host.files import write_atomic
+        from roost.results import junit
+
+        write_atomic(os.path.abspath(options.junit), junit(results, seconds=seconds))
+    if options.json:
+        from roost.results import as_json
+
+        sys.stdout.flush()
+        sys.stdout.buffer.write(as_json(results, seconds=seconds) + b"\n")
+    elif single:
+        from roost.cli.summary import note
+
+        if text := note(results[0], style=style_of(sys.stderr, os.environ)):
+            say(text.rstrip("\n"))
+    else:
+        from roost.cli.summary import summary
+
+        say("")
+        print(summary(results, style=style_of(sys.stdout, os.environ), width=terminal_width(sys.stdout), seconds=seconds).rstrip("\n"))
+    return exit_status(results, matrix=not single)
+
+
+def _single(options: argparse.Namespace, name: str, what: roost.Run) -> roost.Result:
+    """One machine: its streams are this process's own, as far as they can be."""
+    terminal = sys.stdin.isatty() and sys.stdout.isatty() and not options.json
+    with watched(options, [name]) as (watch, stop):
+        manager = roost.Manager(definition(options), state=options.state, watch=watch)
+        manager.build([name], jobs=options.jobs)
+        monitor = watch.monitor
+
+        def output(stream: int, data: bytes) -> None:
+            monitor(RunOutput(machine=name, stream=stream, data=data))
+
+        with restored_terminal():
+            result = manager.run(
+                name, what, keep=options.keep, terminal=terminal, on_output=output, stdin=_stdin(), stop_fd=stop.fd,
+                on_start=lambda session: monitor(RunStarted(machine=name, session=session, log="")),
+            )  # fmt: skip
+        monitor(RunEnded(machine=name, state=result.state, seconds=result.seconds))
+    return result
+
+
+def _stdin() -> int | None:
+    """Standard input, when it is something to read from: a terminal that is not passed through as one is not."""
+    try:
+        os.fstat(0)
+    except OSError:  # closed
+        return None
+    return None if os.isatty(0) else 0
+
+
+@contextlib.contextmanager
+def restored_terminal() -> Iterator[None]:
+    """Whatever ends nspawn, the terminal's modes are afterwards as before."""
+    try:
+        modes = termios.tcgetattr(0)
+    except (termios.error, OSError):
+        yield
+        return
+    try:
+        yield
+    finally:
+        termios.tcsetattr(0, termios.TCSADRAIN, modes)
+
+
+def _matrix(options: argparse.Namespace, names: list[str], what: roost.Run) -> list[roost.Result]:
+    with watched(options, names if len(names) > 1 else [names[0], ""]) as (watch, _):
+        manager = roost.Manager(definition(options), state=options.state, watch=watch)
+        return manager.matrix(names, what, jobs=options.jobs, keep=options.keep, fail_fast=options.fail_fast)
+
+
+def shell(options: argparse.Namespace) -> int:
+    """``roost shell``."""
+    options.artifact, options.output, options.timeout = [], "", None
+    options.command = SHELL
+    options.jobs = None
+    manager = roost.Manager(definition(options), state=options.state)
+    names = [machine.name for machine in manager.machines([options.machine])]
+    if len(names) != 1:
+        raise DefinitionError(f"{options.machine!r} means {len(names)} machines", hint="a shell is opened in one")
+    result = _single(options, names[0], run_of(options))
+    if result.error or result.kept:
+        from roost.cli.summary import note
+
+        say(note(result, style=style_of(sys.stderr, os.environ)).rstrip("\n"))
+    return exit_status([result])
+
+
+def run_of(options: argparse.Namespace) -> roost.Run:
+    """What the options ask to be run. Raises DefinitionError for an option that cannot be meant."""
+    return roost.Run(
+        command=options.command,
+        user=options.user,
+        directory=_absolute(options.directory, "-w"),
+        environment=dict(_variable(text) for text in options.env),
+        sources=_sources(options.source),
+        binds=tuple(_bind(text) for text in options.bind),
+        artifacts=tuple(options.artifact),
+        output=options.output,
+        timeout=options.timeout,
+    )
+
+
+def _absolute(path: str, option: str) -> str:
+    if path and not path.startswith("/"):
+        raise DefinitionError(f"{option} {path}: not an absolute path", hint="paths inside a machine start with /")
+    return path
+
+
+def _variable(text: str) -> tuple[str, str]:
+    name, given, value = text.partition("=")
+    if not name.replace("_", "a").isalnum() or name[:1].isdigit():
+        raise DefinitionError(f"--env {text}: {name!r} cannot be a variable's name", hint="write --env NAME=VALUE")
+    return name, value if given else os.environ.get(name, "")
+
+
+def _sources(texts: list[str]) -> tuple[Any, ...]:
+    found = []
+    for number, text in enumerate(texts):
+        directory, _, target = text.rpartition(":") if ":/" in text else (text, "", "")
+        default = "/src" if number == 0 else f"/src{number + 1}"
+        found.append(roost.Source(directory=os.path.abspath(directory), target=_absolute(target or default, "--source")))
+    return tuple(found)
+
+
+def _bind(text: str) -> Bound:
+    source, *rest = text.split(":")
+    if len(rest) > 2 or (len(rest) == 2 and rest[1] not in ("rw", "ro")):
+        raise DefinitionError(f"--bind {text}: not SRC[:DST[:rw]]", hint="a path that holds ':' can be bound in the definition")
+    source = os.path.abspath(source)
+    if not os.path.exists(source):
+        raise DefinitionError(f"--bind {text}: {source} does not exist", hint="bind something that is there")
+    target = _absolute(rest[0] if rest and rest[0] else source, "--bind")
+    return Bound(source=source, target=target, read_only=rest[1:] != ["rw"])

@@ -1,0 +1,189 @@
+"""The verbs about what is in the store: session, layer, gc."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import sys
+import time
+from typing import TYPE_CHECKING
+
+import roost
+from roost.cli.common import definition_if_any, print_json, print_table, say
+from roost.cli.table import Painted, age, size
+from roost.errors import StoreError
+
+if TYPE_CHECKING:
+    import argparse
+
+    from roost.store import LayerRecord
+
+
+def _manager(options: argparse.Namespace) -> roost.Manager:
+    manager = roost.Manager(definition_if_any(options), state=options.state)
+    for cleared in manager.prepare():
+        say(f"cleared what a killed process left: {cleared}")
+    return manager
+
+
+def session_list(options: argparse.Namespace) -> int:
+    """``roost session list``."""
+    store = _manager(options).store
+    found = store.sessions()
+    if options.json:
+        print_json([{"id": s.id, "machine": s.machine, "created": s.created, "kept": s.kept, "in_use": used, "state": s.state, "reason": s.reason} for s, used in found])
+        return 0
+    rows = []
+    for record, used in found:
+        state = "in use" if used else "kept" if record.kept else "left over"
+        rows.append((record.id, record.machine, state, age(time.time() - record.created), record.reason))
+    print_table(["session", "machine", "state", "age", "why"], rows, empty="no sessions: `roost run --keep …` keeps one")
+    return 0
+
+
+def session_shell(options: argparse.Namespace) -> int:
+    """``roost session shell``."""
+    from roost.cli.running import SHELL, restored_terminal
+    from roost.cli.summary import note
+    from roost.cli.table import style_of
+    from roost.results import exit_status
+
+    manager = _manager(options)
+    terminal = sys.stdin.isatty() and sys.stdout.isatty()
+
+    def output(stream: int, data: bytes) -> None:
+        target = sys.stdout if stream == 1 else sys.stderr
+        target.buffer.write(data)
+        target.flush()
+
+    with manager.open_session(options.session) as session, restored_terminal():
+        what = roost.Run(command=options.command or SHELL, user=options.user or session.record.user)
+        result = session.run(what, terminal=terminal, on_output=output, stdin=None if terminal else 0)
+    if result.error:
+        say(note(result, style=style_of(sys.stderr, os.environ)).rstrip("\n"))
+    return exit_status([result])
+
+
+def session_diff(options: argparse.Namespace) -> int:
+    """``roost session diff``."""
+    manager = _manager(options)
+    with manager.open_session(options.session) as session:
+        if options.content:
+            return _content(session, options.content)
+        found = list(session.changes())
+    if options.json:
+        print_json(found)
+        return 0
+    marks = {"added": ("+", "good"), "changed": ("~", "warn"), "removed": ("-", "bad"), "replaced": ("!", "warn")}
+    rows = [(Painted(f"{marks[c.kind][0]} {c.kind}", marks[c.kind][1]), c.path, size(c.size) if c.size else "") for c in found]
+    print_table(["change", "path", "size"], rows, empty="nothing was changed", right=("size",), fixed=("change",))
+    return 0
+
+
+def _content(session: roost.Session, path: str) -> int:
+    before, after = session.read(path)
+    if before is None and after is None:
+        raise StoreError(f"{path} is no file that can be read, neither below nor in the session", hint="see `roost session diff`")
+    if b"\0" in (before or b"") or b"\0" in (after or b""):
+        say(f"{path} is binary: {len(before or b'')} bytes before, {len(after or b'')} after")
+        return 0
+    old, new = ((text or b"").decode(errors="replace").splitlines(keepends=True) for text in (before, after))
+    for line in difflib.unified_diff(old, new, fromfile=f"layers{path}", tofile=f"{session.id}{path}"):
+        sys.stdout.write(line if line.endswith("\n") else line + "\n")
+    return 0
+
+
+def session_keep(options: argparse.Namespace) -> int:
+    """``roost session keep``: for a session whose command is still running."""
+    store = _manager(options).store
+    record = store.session(options.session)
+    if record.kept:
+        say(f"session {record.id} is kept already")
+        return 0
+    store.ask_to_keep(record.id)
+    say(f"session {record.id} will be kept when its command ends")
+    return 0
+
+
+def session_commit(options: argparse.Namespace) -> int:
+    """``roost session commit``."""
+    layer = _manager(options).commit(options.session, options.name)
+    if options.json:
+        print_json({"name": options.name, "digest": layer.digest, "size": layer.size, "files": layer.files})
+    else:
+        say(f"layer {options.name} is {layer.digest[:12]}, {size(layer.size)}: use it with `from = \"layer:{options.name}\"`")
+    return 0
+
+
+def session_remove(options: argparse.Namespace) -> int:
+    """``roost session remove``."""
+    manager = _manager(options)
+    for name in options.session:
+        manager.remove_session(name)
+        say(f"removed session {name}")
+    return 0
+
+
+def layer_list(options: argparse.Namespace) -> int:
+    """``roost layer list``."""
+    store = _manager(options).store
+    layers = store.layers()
+    if options.json:
+        print_json([_summary(layer) for layer in layers])
+        return 0
+    rows = [(x.digest[:12], x.name, size(x.size), x.files, len(x.parents) + 1, age(time.time() - x.created)) for x in layers]
+    print_table(["layer", "name", "size", "files", "depth", "age"], rows, empty="no layers: `roost build` makes them", right=("size", "age"))
+    return 0
+
+
+def _summary(layer: LayerRecord) -> dict[str, object]:
+    return {
+        "digest": layer.digest, "name": layer.name, "kind": layer.kind, "parents": list(layer.parents), "size": layer.size,
+        "files": layer.files, "created": layer.created, "seconds": layer.seconds,
+    }  # fmt: skip
+
+
+def layer_show(options: argparse.Namespace) -> int:
+    """``roost layer show``."""
+    manager = _manager(options)
+    layer = manager.store.find_layer(options.layer)
+    packages = manager.packages(layer)
+    if options.json:
+        print_json({**_summary(layer), "steps": layer.facts, "packages": packages, "roost": layer.roost})
+        return 0
+    import json
+
+    facts = [("digest", layer.digest), ("name", layer.name), ("stands on", " ".join(p[:12] for p in layer.parents) or "nothing")]
+    facts += [("size", f"{size(layer.size)} in {layer.files} files"), ("made", f"{age(time.time() - layer.created)} ago in {layer.seconds:.1f} s")]
+    facts += [(key, value if isinstance(value, str) else json.dumps(value)) for key, value in layer.facts.items()]
+    for key, value in facts:
+        print(f"{key + ':':16} {value}")
+    print()
+    print_table(["package", "version"], sorted(packages.items()), empty="no packages are known")
+    return 0
+
+
+def layer_remove(options: argparse.Namespace) -> int:
+    """``roost layer remove``."""
+    manager = _manager(options)
+    for word in options.layer:
+        layer = manager.remove_layer(word)
+        say(f"removed layer {layer.digest[:12]} ({layer.name}), {size(layer.size)}")
+    return 0
+
+
+def gc(options: argparse.Namespace) -> int:
+    """``roost gc``."""
+    manager = _manager(options)
+    found = manager.gc(dry_run=options.dry_run)
+    if options.json:
+        print_json({"dry_run": options.dry_run, "removed": found})
+        return 0
+    rows = [(item.kind, item.name, size(item.size) if item.size else "", item.reason) for item in found]
+    print_table(["what", "name", "size", "why"], rows, empty="nothing to remove", right=("size",))
+    if found:
+        total = size(sum(item.size for item in found))
+        say(f"{'would free' if options.dry_run else 'freed'} {total}")
+    return 0
+
+

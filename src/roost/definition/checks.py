@@ -1,0 +1,224 @@
+"""The rules for single values. Each function takes a value and returns what is wrong with it, or an empty string."""
+
+from __future__ import annotations
+
+import os.path
+
+LOWER = "abcdefghijklmnopqrstuvwxyz"
+DIGITS = "0123456789"
+LETTERS = LOWER + LOWER.upper()
+FAMILIES = ("apt", "dnf", "zypper", "pacman", "apk", "portage")
+MEMORY_LEAST = 4 << 20
+"""Bytes; below it no shell starts."""
+UID_MOST = 65533
+"""65534 is nobody, 65535 is never valid (systemd, UIDS-GIDS.md), and a session has 65536 ids."""
+
+_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+_VIRTUAL = ("/proc", "/sys", "/dev", "/run", "/tmp")  # noqa: S108  # mounted over in every session
+
+
+def made_of(text: str, letters: str) -> bool:
+    """Whether a text is not empty and has only these letters."""
+    return bool(text) and not text.strip(letters)
+
+
+def machine_name(name: str) -> str:
+    """A host name of one label (RFC 1123): machinectl and the machine's own host name must both take it."""
+    if made_of(name, LOWER + DIGITS + "-") and len(name) <= 63 and name[0] != "-" and name[-1] != "-":
+        return ""
+    if "_" in name:
+        reason = "systemd (machinectl) refuses '_' in a machine's name"
+    elif name != name.lower():
+        reason = "a machine's name is a host name, in lower case"
+    elif len(name) > 63:
+        reason = "a machine's name has at most 63 characters"
+    elif name[:1] == "-" or name[-1:] == "-":
+        reason = "a machine's name does not begin or end with '-'"
+    else:
+        reason = "a machine's name is a host name: a-z, 0-9 and '-'"
+    better = "".join(c if c in LOWER + DIGITS else "-" for c in name.lower()).strip("-")[:63].strip("-")
+    return f"{reason}, write '{better}'" if better else reason
+
+
+def profile_name(name: str) -> str:
+    """Profiles are told apart by eye and in file names."""
+    if made_of(name, LOWER + DIGITS + "-._+") and len(name) <= 64 and name[0] in LOWER + DIGITS:
+        return ""
+    return "a profile's name has a-z, 0-9, '-', '.', '_' and '+', at most 64, and begins with a letter or digit"
+
+
+def user_name(name: str) -> str:
+    """What useradd takes on every distribution (shadow's default; Debian alone would take more)."""
+    if name == "root":
+        return "root is in every machine already"
+    first = LOWER + "_"
+    if made_of(name, first + DIGITS + "-") and name[0] in first and len(name) <= 32:
+        return ""
+    return f"not a user name {name!r}: a-z, 0-9, '-' and '_', at most 32, beginning with a letter or '_'"
+
+
+def group_name(name: str) -> str:
+    """Existing groups may have capitals (Debian-exim)."""
+    first = LETTERS + "_"
+    if made_of(name, first + DIGITS + "-") and name[0] in first and len(name) <= 32:
+        return ""
+    return f"not a group name {name!r}: letters, digits, '-' and '_', at most 32, beginning with a letter or '_'"
+
+
+def owner(name: str) -> str:
+    """The owner or group of a file: a name, or an id as a string."""
+    if made_of(name, DIGITS):
+        return "" if len(name) <= 5 and int(name) <= UID_MOST else f"ids go from 0 to {UID_MOST}"
+    return group_name(name)
+
+
+def uid(number: int) -> str:
+    """Ids that a session's user namespace maps and that mean a person."""
+    return "" if 0 <= number <= UID_MOST else f"a uid goes from 0 to {UID_MOST}"
+
+
+def control(text: str) -> str:
+    """Text that is shown on one line or becomes part of a path, a command or a unit."""
+    bad = next((c for c in text if not c.isprintable()), "")
+    return f"has the character U+{ord(bad):04X} in it, which cannot be printed" if bad else ""
+
+
+def path(text: str, *, home: bool = False) -> str:
+    """An absolute path inside a machine, written in its only form."""
+    normal = "/" + os.path.normpath(text).lstrip("/")
+    if not text.startswith("/"):
+        return f"not an absolute path: {text!r} does not begin with '/'"
+    if ".." in text.split("/"):
+        return "'..' has no place in a path inside a machine"
+    if text != normal or text == "/":
+        return "'/' itself is not a path for this" if normal == "/" else f"write the path as '{normal}'"
+    raw = text.encode()
+    if len(raw) >= 4096 or max(map(len, raw.split(b"/"))) > 255:  # PATH_MAX, NAME_MAX
+        return "the path is too long (255 bytes for a name, 4095 in all)"
+    if home and ":" in text:
+        return "':' has no place here: it separates fields in /etc/passwd"
+    return control(text)
+
+
+def file_target(text: str) -> str:
+    """Where a layer's file may go."""
+    for top in _VIRTUAL:
+        if text == top or text.startswith(f"{top}/"):
+            return f"nothing under {top} is kept in a layer: every session has its own"
+    return path(text)
+
+
+def bind_target(text: str) -> str:
+    """Where a host path may be seen. The kernel's own trees stay what nspawn made them."""
+    if text.startswith(("/proc/", "/sys/")) or text in ("/proc", "/sys"):
+        return "/proc and /sys belong to the session: bind elsewhere"
+    return path(text)
+
+
+def mode(text: str) -> str:
+    """Permission bits as chmod takes them."""
+    if made_of(text, "01234567") and 3 <= len(text) <= 4:
+        return ""
+    return f'not a mode {text!r}: three or four octal digits, like "0644"'
+
+
+def variable(name: str) -> str:
+    """The name of an environment variable (POSIX, 8.1)."""
+    if made_of(name, LETTERS + DIGITS + "_") and name[0] not in DIGITS:
+        return ""
+    return "not a variable's name: letters, digits and '_', not beginning with a digit"
+
+
+def nul(text: str) -> str:
+    """The kernel ends every string at a zero byte."""
+    return "has a NUL character in it" if "\0" in text else ""
+
+
+def package(name: str) -> str:
+    """NAME, NAME:ARCHITECTURE, NAME=VERSION or NAME/RELEASE: nothing that a package manager takes for an option,
+    a pattern or (a '-' at the end, apt-get(8)) an order to remove.
+    """
+    if name.startswith("@"):
+        return f"package sets ({name!r}) are not known yet: name the packages"
+    if name[:1] == "-":
+        return f"not a package's name {name!r}: it begins with '-'"
+    word = LETTERS + DIGITS + "+._-"
+    head, separator, tail = _split(name)
+    stem, colon, architecture = head.partition(":")
+    good = made_of(stem, word) and stem[0] in LETTERS + DIGITS
+    good = good and (not colon or made_of(architecture, LOWER + DIGITS + "-"))
+    good = good and (not separator or made_of(tail, word + "~:^"))
+    if not good:
+        return f"not a package's name {name!r}: one name, or NAME:ARCHITECTURE, NAME=VERSION, NAME/RELEASE"
+    return f"{name!r} ends with '-', which tells apt to remove it" if name[-1] == "-" else ""
+
+
+def _split(name: str) -> tuple[str, str, str]:
+    at = next((index for index, char in enumerate(name) if char in "=/"), len(name))
+    return name[:at], name[at : at + 1], name[at + 1 :]
+
+
+def component(name: str) -> str:
+    """One word of a line in sources.list."""
+    if made_of(name, LETTERS + DIGITS + "-./_") and name[0] in LETTERS + DIGITS:
+        return ""
+    return f'not a component {name!r}: one word, like "main"'
+
+
+def mirror(url: str) -> str:
+    """An address that ends up in sources.list: no user or password, which would stay in the layer."""
+    scheme, separator, rest = url.partition("://")
+    if not separator or scheme not in ("http", "https", "file"):
+        return f"not a mirror {url!r}: an http://, https:// or file:// address"
+    host, _, directory = rest.partition("/")
+    if "@" in host:
+        return "no user or password here, they would stay in the layer: put them into the host's /etc/apt/auth.conf.d"
+    if any(c.isspace() or not c.isprintable() or c in "\"'<>\\" for c in url):
+        return f"not a mirror {url!r}: it has a character that no address has"
+    if scheme == "file":
+        return "" if not host and directory else f"not a mirror {url!r}: file:///DIRECTORY, with an absolute path"
+    name, colon, port = (host, "", "") if host.endswith("]") or ":" not in host else host.rpartition(":")
+    inner = name[1:-1] if name[:1] == "[" and name[-1:] == "]" else ""  # an IPv6 address
+    good = made_of(inner, "0123456789abcdefABCDEF:.") or made_of(name, LETTERS + DIGITS + "-._")
+    if not good or (colon and not made_of(port, DIGITS)):
+        return f"not a mirror {url!r}: there is no valid host in it"
+    return ""
+
+
+def layer(text: str) -> str:
+    """``from``: the name of a committed layer."""
+    kind, _, name = text.partition(":")
+    if kind == "layer" and not profile_name(name):
+        return ""
+    return f'not a layer {text!r}: write "layer:NAME", with the name of a committed layer'
+
+
+def memory(amount: str | int) -> str:
+    """Bytes, or a number with a unit."""
+    number = bytes_of(amount)
+    if number is None:
+        return f'not an amount of memory {amount!r}: bytes, or like "512M", "2G" (K, M, G, T)'
+    if number < MEMORY_LEAST:
+        return f"{amount} is too little: nothing runs in less than 4M"
+    return "" if number < 1 << 63 else f"{amount} is more than any machine has"
+
+
+def bytes_of(amount: str | int) -> int | None:
+    """The bytes of an amount of memory, None when it is none."""
+    if isinstance(amount, int):
+        return amount
+    number = amount.rstrip("KMGT")
+    unit = amount[len(number) :]
+    if unit not in _UNITS or not made_of(number, DIGITS) or len(number) > 20:
+        return None
+    return int(number) * _UNITS[unit]
+
+
+def cpus(number: float) -> str:
+    """A share of processors."""
+    return "" if 0 < number < 1 << 20 else "not a number of processors: more than 0, like 2 or 0.5"
+
+
+def tasks(number: int) -> str:
+    """Processes and threads (pids.max)."""
+    return "" if 1 <= number <= 1 << 22 else f"from 1 to {1 << 22} tasks (the kernel's PID_MAX_LIMIT)"

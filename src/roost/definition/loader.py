@@ -1,0 +1,167 @@
+"""From a file to machines: read it, tell every mistake of it at once, resolve it."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct, ValidationError, convert
+
+from roost.definition.mistakes import Document, Place, report
+from roost.definition.model import Definition, Machine, Profile, Resolved
+from roost.definition.parts import read_regular
+from roost.definition.resolve import resolve
+from roost.errors import DefinitionError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from roost.definition.model import DistributionFacts
+
+FILE = "roost.toml"
+MACHINES = "/etc/roost/machines"
+TEXT_MOST = 1 << 20
+"""Bytes of a definition: more is another kind of file."""
+
+
+class Loaded(Struct, frozen=True, kw_only=True):
+    """A definition without a mistake.
+
+    ``path`` is absolute: the file, or the directory when its files were read as one. ``definition`` is as written (of
+    a directory: every machine and profile, without the defaults). ``machines`` are in the order of the file.
+    """
+
+    path: str
+    definition: Definition
+    machines: dict[str, Resolved]
+
+
+def load(
+    path: str | os.PathLike[str] | None = None,
+    *,
+    facts: Callable[[str], DistributionFacts | None],
+    known: Sequence[str],
+    architecture: str,
+    machines: str = MACHINES,
+) -> Loaded:
+    """The machines of a definition.
+
+    ``path`` None: ``./roost.toml``, else every ``*.toml`` in the directory ``machines`` as one definition: machines and
+    profiles share one space of names, ``[defaults]`` are for the machines of their own file.
+    ``facts`` gives what is known of a distribution, None when it is not one; ``known`` are the names to suggest.
+    ``architecture`` is the host's, by Debian's name.
+
+    Raises DefinitionError with a line for every mistake, or when there is no definition.
+    """
+    names = [os.fspath(path)] if path is not None else find(machines=machines)
+    together = path is None and names != [FILE]
+    documents = [_document(name) for name in names]
+    shown = machines if together else names[0]
+    distributions: dict[str, DistributionFacts | None] = {}
+
+    def remembered(name: str) -> DistributionFacts | None:
+        if name not in distributions:
+            distributions[name] = facts(name)
+        return distributions[name]
+
+    resolved = resolve(documents, facts=remembered, known=known, architecture=architecture)
+    if not resolved and not any(("machines",) in document.skipped for document in documents):
+        Place(documents[0], ("machines",)).wrong("there is no machine, add a table [machines.NAME]")
+    report(documents, shown)
+    return Loaded(path=os.path.abspath(shown), definition=_definition(documents), machines=resolved)
+
+
+def find(*, machines: str = MACHINES) -> list[str]:
+    """The files that make up the definition when none is named: those of one place only.
+
+    Raises DefinitionError when there is none.
+    """
+    if os.path.lexists(FILE):
+        return [FILE]
+    try:
+        names = sorted(name for name in os.listdir(machines) if name.endswith(".toml") and not name.startswith("."))
+    except (FileNotFoundError, NotADirectoryError):
+        names = []
+    except OSError as error:
+        raise DefinitionError(f"{machines}: {error.strerror}", hint="name a definition with -f FILE") from None
+    if names:
+        return [os.path.join(machines, name) for name in names]
+    raise DefinitionError(
+        "there is no definition here",
+        details=f"looked for ./{FILE} and {machines}/*.toml",
+        hint=f"`roost init` writes a {FILE} to start from; -f FILE names one that is elsewhere",
+    )
+
+
+def _document(name: str) -> Document:
+    text = _text(name)
+    directory = os.path.dirname(os.path.abspath(name))
+    try:
+        table = tomllib.loads(text)
+    except (ValueError, RecursionError) as error:  # ValueError: also an integer of more digits than Python takes
+        raise _syntax(name, text, error) from None
+    try:
+        definition = convert(table, Definition)
+    except ValidationError as error:
+        return _broken(name, directory, text, table, str(error))
+    return Document(name=name, directory=directory, text=text, definition=definition)
+
+
+def _text(name: str) -> str:
+    try:
+        raw = read_regular(name, most=TEXT_MOST)
+    except FileNotFoundError:
+        raise DefinitionError(
+            f"{name}: No such file or directory", hint=f"`roost init` writes a {FILE} to start from"
+        ) from None
+    except OSError as error:
+        hint = f"name the file, for example {os.path.join(name, FILE)}" if os.path.isdir(name) else "name another file"
+        raise DefinitionError(f"{name}: {error.strerror or error}", hint=hint) from None
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        byte = f"the byte 0x{raw[error.start]:02x} is not UTF-8"
+        raise DefinitionError(
+            f"{name}: 1 mistake", details=f"{name}:{line}: {byte}", hint="save the file as UTF-8"
+        ) from None
+
+
+def _syntax(name: str, text: str, error: Exception) -> DefinitionError:
+    if isinstance(error, RecursionError):
+        return DefinitionError(f"{name}: nested too deeply", hint="is this a definition?")
+    message, _, where = str(error).rpartition(" (at ")
+    number = where.removeprefix("line ").partition(",")[0]
+    last = str(text.rstrip().count("\n") + 1)
+    details = f"{name}:{number if number.isdecimal() else last}: {message or error}"
+    return DefinitionError(f"{name}: 1 mistake", details=details, hint="this is not TOML: see https://toml.io")
+
+
+def _broken(name: str, directory: str, text: str, table: dict[str, Any], message: str) -> Document:
+    """A document of what is right in a table that has unknown keys or wrong types."""
+    from roost.definition.shape import clean  # noqa: PLC0415  # only when there is a mistake
+
+    cleaned = clean(table)
+    if not cleaned.mistakes:  # the walker and msgspec do not agree: tell at least what msgspec found
+        raise DefinitionError(f"{name}: {message}", hint="`roost schema` describes every key")
+    return Document(
+        name=name,
+        directory=directory,
+        text=text,
+        definition=convert(cleaned.table, Definition),
+        skipped=cleaned.skipped,
+        kept=cleaned.kept,
+        mistakes=cleaned.mistakes,
+    )
+
+
+def _definition(documents: Sequence[Document]) -> Definition:
+    if len(documents) == 1:
+        return documents[0].definition
+    machines: dict[str, Machine] = {}
+    profiles: dict[str, Profile] = {}
+    for document in documents:
+        machines |= document.definition.machines
+        profiles |= document.definition.profiles
+    return Definition(machines=machines, profiles=profiles)

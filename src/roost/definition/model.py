@@ -1,0 +1,209 @@
+"""What a definition says, as values. Keys in the file are these names with ``-`` for ``_``.
+
+The raw records (``Machine``, ``Profile``, ``Definition``) mirror the file; ``Resolved`` is one machine after
+inheritance, with every default filled in and every file's content read: all that the planner needs.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from msgspec import Struct, field
+
+Packages = list[str] | dict[str, list[str]]
+"""A list for every family, or one list per family name."""
+
+
+class User(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
+    """An account made in a layer. ``group`` empty: the family's group for nobody (nogroup, nobody).
+
+    ``sudo`` "nopasswd" writes ``/etc/sudoers.d/roost-NAME`` and installs sudo. ``home`` empty: ``/home/NAME``.
+    """
+
+    name: str
+    uid: int | None = None
+    group: str = ""
+    groups: list[str] = []
+    home: str = ""
+    shell: str = "/bin/sh"
+    sudo: Literal["no", "nopasswd"] = "no"
+
+
+class File(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
+    """A file put into a layer: exactly one of ``content`` (text) and ``source`` (a path beside the definition)."""
+
+    content: str | None = None
+    source: str | None = None
+    mode: str = "0644"
+    owner: str = "root"
+    group: str = "root"
+
+
+class ScriptSource(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
+    """A script kept in a file beside the definition."""
+
+    source: str
+
+
+class Bind(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
+    """A host path seen inside every session of a machine."""
+
+    source: str
+    target: str = ""
+    read_only: bool = True
+
+
+class Limits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
+    """Upper bounds of a session. ``memory``: bytes, or with K, M, G, T (powers of 1024); ``cpus`` may be a fraction."""
+
+    memory: str | int | None = None
+    cpus: float | None = None
+    tasks: int | None = None
+
+
+class Network(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
+    """``host``: the host's own network. ``none``: a loopback device and nothing else. Not written: ``host``."""
+
+    mode: Literal["host", "none"] | None = None
+
+
+class Profile(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
+    """A reusable layer. ``environment`` and ``binds`` do not change the layer: they apply to its sessions."""
+
+    description: str = ""
+    packages: Packages = []
+    user: User | list[User] = []
+    files: dict[str, File] = {}
+    scripts: list[str | ScriptSource] = []
+    environment: dict[str, str] = {}
+    binds: list[str | Bind] = []
+
+
+class Machine(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab", omit_defaults=True):
+    """One machine as written. What is not written is decided by ``[defaults]``, then by the distribution's recipe."""
+
+    description: str | None = None
+    distribution: str | None = None
+    release: str | None = None
+    architecture: str | None = None
+    from_: str | None = field(default=None, name="from")
+    profiles: list[str] | None = None
+    packages: Packages | None = None
+    user: User | list[User] | None = None
+    files: dict[str, File] | None = None
+    scripts: list[str | ScriptSource] | None = None
+    environment: dict[str, str] | None = None
+    binds: list[str | Bind] | None = None
+    bootstrap: str | None = None
+    variant: str | None = None
+    mirror: str | None = None
+    components: list[str] | None = None
+    keyring: str | None = None
+    check_valid_until: bool | None = None
+    source_packages: bool | None = None
+    private_users: bool | None = None
+    limits: Limits | None = None
+    network: Network | None = None
+
+
+class Definition(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
+    """A whole file as written."""
+
+    defaults: Machine = field(default_factory=Machine)
+    machines: dict[str, Machine] = {}
+    profiles: dict[str, Profile] = {}
+
+
+class DistributionFacts(Struct, frozen=True, kw_only=True):
+    """What the loader has to know of a distribution, taken from its recipe by the caller.
+
+    ``release_architectures`` has only the releases that differ from ``architectures``. ``components`` are those used
+    when the definition does not say; ``bootstrap`` and ``variant`` likewise.
+    """
+
+    family: str
+    architectures: list[str]
+    releases: list[str]
+    release_architectures: dict[str, list[str]] = {}
+    components: list[str]
+    bootstraps: list[str]
+    bootstrap: str
+    variants: list[str]
+    variant: str
+    keyring: str = ""
+
+
+class FileContent(Struct, frozen=True, kw_only=True):
+    """A file of a layer with its content read. ``mode`` is the permission bits as a number."""
+
+    path: str
+    content: bytes
+    mode: int
+    owner: str
+    group: str
+
+
+class Script(Struct, frozen=True, kw_only=True):
+    """A script of a layer. ``name`` is how a person finds it: ``script 2`` or the source's path."""
+
+    name: str
+    content: bytes
+
+
+class Contents(Struct, frozen=True, kw_only=True):
+    """What one layer above the base adds. ``name`` is the profile's, or empty for the machine's own layer.
+
+    ``packages`` are those for the machine's family. ``choices`` (packages by family) is filled only while the family
+    is not known, which is so for a machine made from a layer until ``with_family`` says what that layer is.
+    """
+
+    name: str
+    packages: tuple[str, ...] = ()
+    choices: dict[str, tuple[str, ...]] = {}
+    users: tuple[User, ...] = ()
+    files: tuple[FileContent, ...] = ()
+    scripts: tuple[Script, ...] = ()
+
+
+class Base(Struct, frozen=True, kw_only=True):
+    """What the base layer is made from, with the recipe's defaults filled in.
+
+    ``mirror`` and ``keyring`` are empty when the definition does not say: then the host's own apt configuration or
+    the recipe decides at build time, and they are no part of the layer's identity. ``keyring`` is a path and
+    ``keyring_digest`` the SHA-256 of its content. ``from_layer`` names a committed layer instead of all the rest.
+    """
+
+    distribution: str = ""
+    release: str = ""
+    architecture: str = ""
+    bootstrap: str = ""
+    variant: str = ""
+    components: tuple[str, ...] = ()
+    mirror: str = ""
+    keyring: str = ""
+    keyring_digest: str = ""
+    check_valid_until: bool | None = None
+    source_packages: bool = False
+    from_layer: str = ""
+
+
+class Resolved(Struct, frozen=True, kw_only=True):
+    """One machine, ready to be planned. ``layers`` are its profiles in order, then its own (when it adds anything).
+
+    ``family`` is empty for a machine made from a layer: ``with_family`` fills it. ``binds`` have absolute sources and
+    targets. ``memory`` is bytes. Lookups that fail later (a package that the mirror does not have) are the build's.
+    """
+
+    name: str
+    description: str
+    base: Base
+    family: str
+    profiles: tuple[str, ...]
+    layers: tuple[Contents, ...]
+    environment: dict[str, str]
+    binds: tuple[Bind, ...]
+    memory: int | None
+    cpus: float | None
+    tasks: int | None
+    network: str
+    private_users: bool

@@ -1,0 +1,241 @@
+"""One written table (``[defaults]``, a machine or a profile) with its values checked and its files read."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from typing import TYPE_CHECKING
+
+from msgspec import Struct
+
+from roost.definition import checks
+from roost.definition.mistakes import did_you_mean
+from roost.definition.model import Bind, File, FileContent, Machine, Profile, Script, User
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from roost.definition.mistakes import Place
+    from roost.definition.model import Limits, ScriptSource
+
+SOURCE_MOST = 64 << 20
+"""Bytes of a file that a definition may take into a layer; it is read whole, at every start."""
+
+
+class Part(Struct, frozen=True, kw_only=True):
+    """None: not written. ``packages`` has the list for every family under the empty name."""
+
+    packages: dict[str, tuple[str, ...]] | None
+    users: tuple[User, ...] | None
+    files: dict[str, FileContent]
+    scripts: tuple[Script, ...] | None
+    environment: dict[str, str]
+    binds: tuple[Bind, ...] | None
+    memory: int | None = None
+    cpus: float | None = None
+    tasks: int | None = None
+    keyring: tuple[str, str] | None = None
+
+
+def part(place: Place, written: Machine | Profile) -> Part:
+    """Check and read one table; what is wrong is told at ``place`` and left out."""
+    place.at("description").wrong(checks.control(written.description or ""))
+    limits, keyring = None, None
+    if isinstance(written, Machine):
+        _base(place, written)
+        limits, keyring = written.limits, written.keyring
+    memory, cpus, tasks = _limits(place.at("limits"), limits)
+    return Part(
+        packages=None if written.packages is None else _packages(place.at("packages"), written.packages),
+        users=None if written.user is None else _users(place.at("user"), written.user),
+        files=_files(place.at("files"), written.files or {}),
+        scripts=None if written.scripts is None else _scripts(place.at("scripts"), written.scripts),
+        environment=_environment(place.at("environment"), written.environment or {}),
+        binds=None if written.binds is None else _binds(place.at("binds"), written.binds),
+        memory=memory,
+        cpus=cpus,
+        tasks=tasks,
+        keyring=None if keyring is None else _keyring(place.at("keyring"), keyring),
+    )
+
+
+def _base(place: Place, written: Machine) -> None:
+    if written.mirror is not None:
+        place.at("mirror").wrong(checks.mirror(written.mirror))
+    if written.from_ is not None:
+        place.at("from").wrong(checks.layer(written.from_))
+    if written.components is not None:
+        if not written.components:
+            place.at("components").wrong("the list is empty: leave the key out to get the distribution's own")
+        _each(place.at("components"), written.components, checks.component)
+
+
+def _each(place: Place, values: list[str], check: Callable[[str], str]) -> None:
+    for index, value in enumerate(values):
+        place.at(index).wrong(check(value))
+        if value in values[:index]:
+            place.at(index).wrong(f"{value!r} is in the list already")
+
+
+def _packages(place: Place, written: list[str] | dict[str, list[str]]) -> dict[str, tuple[str, ...]]:
+    if isinstance(written, list):
+        _each(place, written, checks.package)
+        return {"": tuple(written)}
+    for family, names in written.items():
+        if family not in checks.FAMILIES:
+            known = did_you_mean(family, checks.FAMILIES) or f", one of {', '.join(checks.FAMILIES)}"
+            place.at(family).wrong(f"unknown family of distributions{known}")
+        _each(place.at(family), names, checks.package)
+    return {family: tuple(names) for family, names in written.items()}
+
+
+def _users(place: Place, written: User | list[User]) -> tuple[User, ...]:
+    alone = isinstance(written, User)
+    users = (written,) if isinstance(written, User) else tuple(written)
+    names: set[str] = set()
+    uids: dict[int, str] = {}
+    for index, user in enumerate(users):
+        here = place if alone else place.at(index)
+        here.at("name").wrong(checks.user_name(user.name))
+        if user.name and user.name in names:
+            here.at("name").wrong(f"user '{user.name}' is defined twice")
+        names.add(user.name)
+        if user.uid is not None:
+            here.at("uid").wrong(checks.uid(user.uid))
+            if uids.setdefault(user.uid, user.name) != user.name:
+                here.at("uid").wrong(f"uid {user.uid} is that of '{uids[user.uid]}' already")
+        if user.group:
+            here.at("group").wrong(checks.group_name(user.group))
+        _each(here.at("groups"), user.groups, checks.group_name)
+        if user.home:
+            here.at("home").wrong(checks.path(user.home, home=True))
+        here.at("shell").wrong(checks.path(user.shell, home=True))
+    return users
+
+
+def _files(place: Place, written: dict[str, File]) -> dict[str, FileContent]:
+    files = {}
+    for path, file in written.items():
+        here = place.at(path)
+        here.wrong(checks.file_target(path))
+        here.at("mode").wrong(checks.mode(file.mode))
+        here.at("owner").wrong(checks.owner(file.owner))
+        here.at("group").wrong(checks.owner(file.group))
+        content = b""
+        if (file.content is None) == (file.source is None):
+            if not here.at("content").skipped and not here.at("source").skipped:
+                both = "content and source are both given" if file.source is not None else "nothing to put into it"
+                here.wrong(f"{both}: write exactly one of content (text) and source (a path)")
+        elif file.source is not None:
+            content = _read(here.at("source"), file.source)
+        elif file.content is not None:
+            content = file.content.encode()
+        mode = 0 if checks.mode(file.mode) else int(file.mode, 8)
+        files[path] = FileContent(path=path, content=content, mode=mode, owner=file.owner, group=file.group)
+    return files
+
+
+def _scripts(place: Place, written: list[str | ScriptSource]) -> tuple[Script, ...]:
+    scripts = []
+    for index, script in enumerate(written):
+        if isinstance(script, str):
+            here, name, content = place.at(index), f"script {index + 1}", script.encode()
+            here.wrong(checks.nul(script))
+        else:
+            here, name = place.at(index, "source"), script.source
+            content = _read(here, script.source)
+        if not content.strip():
+            here.wrong("the script is empty")
+        elif content.startswith(b"#!") and content.split(b"\n", 1)[0].endswith(b"\r"):
+            here.wrong("its lines end in CR LF: the kernel looks for an interpreter with CR in its name")
+        scripts.append(Script(name=name, content=content))
+    return tuple(scripts)
+
+
+def _environment(place: Place, written: dict[str, str]) -> dict[str, str]:
+    for name, value in written.items():
+        place.at(name).wrong(checks.variable(name) or checks.nul(value))
+    return written
+
+
+def _binds(place: Place, written: list[str | Bind]) -> tuple[Bind, ...]:
+    binds = []
+    for index, value in enumerate(written):
+        here = place.at(index)
+        short = isinstance(value, str)
+        bind = _short_bind(here, value) if isinstance(value, str) else value
+        if bind is None:
+            continue
+        source, target = (here, here) if short else (here.at("source"), here.at("target"))
+        if not bind.source:
+            source.wrong("the source is empty: a path of the host")
+        elif bind.source.startswith("~"):
+            source.wrong("'~' is not expanded in a definition: write the whole path")
+        else:
+            source.wrong(checks.control(bind.source))
+        path = os.path.normpath(os.path.join(place.document.directory, bind.source))
+        (target if bind.target else source).wrong(checks.bind_target(bind.target or path))
+        binds.append(Bind(source=path, target=bind.target or path, read_only=bind.read_only))
+    return tuple(binds)
+
+
+def _short_bind(place: Place, text: str) -> Bind | None:
+    source, *rest = text.split(":")
+    if len(rest) > 2 or (len(rest) == 2 and rest[1] not in ("ro", "rw")) or (rest and not rest[0]):
+        place.wrong(f'not a bind {text!r}: "SOURCE", "SOURCE:TARGET" or "SOURCE:TARGET:rw" (or a table)')
+        return None
+    return Bind(source=source, target=rest[0] if rest else "", read_only=rest[1:] != ["rw"])
+
+
+def _limits(place: Place, limits: Limits | None) -> tuple[int | None, float | None, int | None]:
+    if limits is None:
+        return None, None, None
+    if limits.memory is not None:
+        place.at("memory").wrong(checks.memory(limits.memory))
+    if limits.cpus is not None:
+        place.at("cpus").wrong(checks.cpus(limits.cpus))
+    if limits.tasks is not None:
+        place.at("tasks").wrong(checks.tasks(limits.tasks))
+    memory = None if limits.memory is None else checks.bytes_of(limits.memory)
+    return memory, limits.cpus, limits.tasks
+
+
+def _keyring(place: Place, path: str) -> tuple[str, str]:
+    from hashlib import sha256  # noqa: PLC0415  # OpenSSL costs milliseconds, and few definitions have a keyring
+
+    content = _read(place, path)
+    return os.path.normpath(os.path.join(place.document.directory, path)), sha256(content).hexdigest()
+
+
+def _read(place: Place, path: str) -> bytes:
+    """The content of a file named in a definition, relative to it; a mistake and nothing when it cannot be had."""
+    if place.skipped:
+        return b"?"
+    if not path or "\0" in path:
+        place.wrong(checks.nul(path) or "the path is empty")
+        return b"?"
+    whole = os.path.join(place.document.directory, path)
+    try:
+        return read_regular(whole, most=SOURCE_MOST)
+    except OSError as error:
+        place.wrong(f"{path}: {error.strerror or error}")
+    return b"?"
+
+
+def read_regular(path: str, *, most: int) -> bytes:
+    """The content of a regular file of at most ``most`` bytes.
+
+    Raises OSError, also for anything that is no regular file: a pipe is not waited for.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with open(descriptor, "rb") as file:
+        about = os.fstat(descriptor)
+        if stat.S_ISDIR(about.st_mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+        if not stat.S_ISREG(about.st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", path)
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise OSError(errno.EFBIG, f"larger than {most >> 20} MiB", path)
+    return content

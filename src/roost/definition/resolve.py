@@ -1,0 +1,339 @@
+"""Inheritance: from what is written to machines that are ready to be planned.
+
+The rules, in the order in which they apply:
+
+1. A key that a machine writes replaces that of ``[defaults]``. Nothing is added to a list: ``profiles`` and
+   ``packages`` of the machine stand alone.
+2. ``environment``, ``files``, ``limits`` and ``network`` are merged key by key (for ``files`` the key is the path);
+   the machine wins.
+3. A machine made from a layer (``from``) takes no part in what ``[defaults]`` says of distributions, and a machine that
+   names a distribution takes no ``from`` of ``[defaults]``.
+4. What is still not said of the base comes from the distribution's recipe, and the architecture is the host's.
+5. Each profile is a layer, in the order of ``profiles``; the machine's own content (packages, user, files, scripts,
+   those of ``[defaults]`` included) is the last layer. What adds nothing for this machine's family makes no layer.
+6. The environment is that of the profiles in order, then the machine's; binds likewise: of two with the same target
+   the later is used.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from msgspec import Struct, structs
+
+from roost.definition import checks
+from roost.definition.mistakes import Place, did_you_mean
+from roost.definition.model import Base, Contents, Machine, Resolved, User
+from roost.definition.parts import Part, part
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from roost.definition.mistakes import Document
+    from roost.definition.model import Bind, DistributionFacts
+
+BASE_KEYS = (
+    "distribution",
+    "release",
+    "architecture",
+    "bootstrap",
+    "variant",
+    "mirror",
+    "components",
+    "keyring",
+    "check_valid_until",
+    "source_packages",
+)
+_EMPTY = Part(packages=None, users=None, files={}, scripts=None, environment={}, binds=None)
+
+
+class _World(Struct, frozen=True, kw_only=True):
+    """What every machine of a load shares."""
+
+    facts: Callable[[str], DistributionFacts | None]
+    known: Sequence[str]
+    architecture: str
+    profiles: dict[str, tuple[Place, Part]]
+
+
+class _Layered(Struct, frozen=True, kw_only=True):
+    """A machine above its defaults, with the place to tell a mistake for each key."""
+
+    name: str
+    place: Place
+    own: Machine
+    defaults: Machine
+    part: Part
+    below: Part
+
+    def get(self, key: str) -> object:
+        """The machine's value, else that of the defaults, else None."""
+        if (own := getattr(self.own, key)) is not None:
+            return own
+        return None if self._set_aside(key) else getattr(self.defaults, key)
+
+    def text(self, key: str) -> str:
+        """A value that is a string or not written."""
+        value = self.get(key)
+        return value if isinstance(value, str) else ""
+
+    def where(self, *keys: str) -> Place:
+        """Where the first of the keys is written that the machine itself writes; else the defaults' first."""
+        for key in keys:
+            if getattr(self.own, key) is not None or self.place.at(_written(key)).skipped:
+                return self.place.at(_written(key))
+        for key in keys:
+            if getattr(self.defaults, key) is not None:
+                return Place(self.place.document, ("defaults", _written(key)))
+        return self.place
+
+    def told(self, key: str) -> bool:
+        """A mistake in this key, of the machine or the defaults, was told already: do not call it missing."""
+        defaults = Place(self.place.document, ("defaults", _written(key)))
+        return self.place.at(_written(key)).skipped or defaults.skipped
+
+    def _set_aside(self, key: str) -> bool:
+        if key in BASE_KEYS:
+            return self.own.from_ is not None
+        return key == "from_" and self.own.distribution is not None
+
+
+def resolve(
+    documents: Iterable[Document],
+    *,
+    facts: Callable[[str], DistributionFacts | None],
+    known: Sequence[str],
+    architecture: str,
+) -> dict[str, Resolved]:
+    """Every machine of the documents; mistakes are kept in the documents, and then the result is not to be used."""
+    documents = list(documents)
+    world = _World(facts=facts, known=known, architecture=architecture, profiles=_profiles(documents))
+    machines: dict[str, Resolved] = {}
+    owners: dict[str, str] = {}
+    for document in documents:
+        place = Place(document, ("defaults",))
+        below = part(place, document.definition.defaults)
+        _profile_list(place, document.definition.defaults, world)
+        for name, own in document.definition.machines.items():
+            place = Place(document, ("machines", name))
+            place.wrong(checks.machine_name(name))
+            if name in machines:
+                place.wrong(f"already defined in {owners[name]}")
+                continue
+            layered = _Layered(
+                name=name,
+                place=place,
+                own=own,
+                defaults=document.definition.defaults,
+                part=part(place, own),
+                below=below,
+            )
+            _profile_list(place, own, world)
+            machines[name] = _machine(layered, world)
+            owners[name] = document.name
+    return machines
+
+
+def with_family(machine: Resolved, family: str) -> Resolved:
+    """A machine made from a layer, once the family of that layer is known: its packages are chosen now."""
+    if machine.family:
+        return machine
+    chosen = (
+        structs.replace(layer, packages=layer.choices.get(family, layer.packages), choices={})
+        for layer in machine.layers
+    )
+    return structs.replace(machine, family=family, layers=tuple(layer for layer in chosen if _adds(layer)))
+
+
+def _profiles(documents: Iterable[Document]) -> dict[str, tuple[Place, Part]]:
+    profiles: dict[str, tuple[Place, Part]] = {}
+    for document in documents:
+        for name, profile in document.definition.profiles.items():
+            place = Place(document, ("profiles", name))
+            place.wrong(checks.profile_name(name))
+            if name in profiles:
+                place.wrong(f"already defined in {profiles[name][0].document.name}")
+            profiles.setdefault(name, (place, part(place, profile)))
+    return profiles
+
+
+def _profile_list(place: Place, written: Machine, world: _World) -> None:
+    place = place.at("profiles")
+    document = place.document
+    for index, name in enumerate(written.profiles or ()):
+        if name in (written.profiles or ())[:index]:
+            place.at(index).wrong(f"profile '{name}' is in the list already")
+        elif name not in world.profiles and not {("profiles",), ("profiles", name)} & document.skipped:
+            known = (
+                did_you_mean(name, world.profiles) or f", the profiles are {', '.join(world.profiles) or 'none yet'}"
+            )
+            place.at(index).wrong(f"no profile '{name}'{known}")
+
+
+def _machine(machine: _Layered, world: _World) -> Resolved:
+    base, family = _base(machine, world)
+    names = machine.own.profiles if machine.own.profiles is not None else machine.defaults.profiles or []
+    profiles = [(name, world.profiles[name][1]) for name in names if name in world.profiles]
+    own = _merged(machine.part, machine.below)
+    layers = [_contents(name, one, family) for name, one in [*profiles, ("", own)]]
+    layers = _users_once(machine, layers)
+    environment: dict[str, str] = {}
+    binds: dict[str, Bind] = {}
+    for _, one in [*profiles, ("", own)]:
+        environment |= one.environment
+        for bind in one.binds or ():
+            binds.pop(bind.target, None)
+            binds[bind.target] = bind
+    private = machine.get("private_users")
+    return Resolved(
+        name=machine.name,
+        description=machine.text("description"),
+        base=base,
+        family=family,
+        profiles=tuple(names),
+        layers=tuple(layer for layer in layers if _adds(layer)),
+        environment=environment,
+        binds=tuple(binds.values()),
+        memory=own.memory,
+        cpus=own.cpus,
+        tasks=own.tasks,
+        network=_network(machine),
+        private_users=private is not False,
+    )
+
+
+def _merged(own: Part, below: Part) -> Part:
+    return Part(
+        packages=below.packages if own.packages is None else own.packages,
+        users=below.users if own.users is None else own.users,
+        files=below.files | own.files,
+        scripts=below.scripts if own.scripts is None else own.scripts,
+        environment=below.environment | own.environment,
+        binds=below.binds if own.binds is None else own.binds,
+        memory=below.memory if own.memory is None else own.memory,
+        cpus=below.cpus if own.cpus is None else own.cpus,
+        tasks=below.tasks if own.tasks is None else own.tasks,
+    )
+
+
+def _network(machine: _Layered) -> str:
+    for network in (machine.own.network, machine.defaults.network):
+        if network is not None and network.mode is not None:
+            return network.mode
+    return "host"
+
+
+def _contents(name: str, one: Part, family: str) -> Contents:
+    packages = one.packages or {}
+    return Contents(
+        name=name,
+        packages=packages.get(family, ()) or packages.get("", ()),
+        choices={} if family or "" in packages else packages,
+        users=one.users or (),
+        files=tuple(one.files.values()),
+        scripts=one.scripts or (),
+    )
+
+
+def _adds(layer: Contents) -> bool:
+    return bool(layer.packages or any(layer.choices.values()) or layer.users or layer.files or layer.scripts)
+
+
+def _users_once(machine: _Layered, layers: list[Contents]) -> list[Contents]:
+    """An account is made by the first layer that has it; two that contradict each other are a mistake."""
+    made: dict[str, tuple[User, str]] = {}
+    uids: dict[int, tuple[str, str]] = {}
+    result = []
+    for layer in layers:
+        title = f"profile '{layer.name}'" if layer.name else "the machine"
+        place = machine.where("profiles") if layer.name else machine.where("user")
+        users = []
+        for user in layer.users:
+            first, earlier = made.setdefault(user.name, (user, title))
+            if earlier == title:
+                users.append(user)
+            elif first != user:
+                place.wrong(f"user '{user.name}' of {title} is not the one of {earlier}: give one of them another name")
+            if user.uid is not None:
+                other, whose = uids.setdefault(user.uid, (user.name, title))
+                if other != user.name and whose != title:
+                    place.wrong(f"uid {user.uid} of '{user.name}' ({title}) is that of '{other}' ({whose}) already")
+        result.append(structs.replace(layer, users=tuple(users)) if len(users) < len(layer.users) else layer)
+    return result
+
+
+def _base(machine: _Layered, world: _World) -> tuple[Base, str]:
+    source = machine.text("from_")
+    if machine.own.from_ is not None or (source and machine.own.distribution is None):
+        return _from_layer(machine, source), ""
+    name = machine.text("distribution")
+    if not name:
+        if not machine.told("distribution") and not machine.told("from_"):
+            machine.place.wrong(f'distribution is missing: one of {", ".join(world.known)} (or from = "layer:NAME")')
+        return Base(), ""
+    facts = world.facts(name)
+    if facts is None:
+        near = did_you_mean(name, world.known) or f", one of {', '.join(world.known)}"
+        machine.where("distribution").wrong(f"unknown distribution '{name}'{near}")
+        return Base(), ""
+    release = _release(machine, name, facts)
+    components = machine.get("components")
+    keyring = machine.part.keyring or machine.below.keyring or ("", "")
+    check = machine.get("check_valid_until")
+    return Base(
+        distribution=name,
+        release=release,
+        architecture=_architecture(machine, name, release, facts, world),
+        bootstrap=_choice(machine, "bootstrap", facts.bootstraps, facts.bootstrap),
+        variant=_choice(machine, "variant", facts.variants, facts.variant),
+        components=tuple(components if isinstance(components, list) else facts.components),
+        mirror=machine.text("mirror"),
+        keyring=keyring[0],
+        keyring_digest=keyring[1],
+        check_valid_until=check if isinstance(check, bool) else None,
+        source_packages=machine.get("source_packages") is True,
+    ), facts.family
+
+
+def _from_layer(machine: _Layered, source: str) -> Base:
+    below = machine.defaults if machine.own.from_ is None else Machine()
+    also = [key for key in BASE_KEYS if getattr(machine.own, key) is not None or getattr(below, key) is not None]
+    if also:
+        names = ", ".join(map(_written, also))
+        machine.where(also[0]).wrong(f"a machine made from a layer has its base already: leave out {names}")
+    return Base(from_layer=source.removeprefix("layer:"))
+
+
+def _release(machine: _Layered, name: str, facts: DistributionFacts) -> str:
+    release = machine.text("release")
+    if not release:
+        if not machine.told("release"):
+            machine.place.wrong(f"release is missing: {name} has {', '.join(facts.releases)}")
+    elif release not in facts.releases:
+        near = did_you_mean(release, facts.releases)
+        known = "" if near else f": it has {', '.join(facts.releases)}"
+        machine.where("release", "distribution").wrong(f"{name} has no release '{release}'{near}{known}")
+    return release
+
+
+def _architecture(machine: _Layered, name: str, release: str, facts: DistributionFacts, world: _World) -> str:
+    architecture = machine.text("architecture") or world.architecture
+    names = facts.release_architectures.get(release) or facts.architectures
+    if architecture not in names:
+        near = did_you_mean(architecture, names) or f": it is made for {', '.join(names)}"
+        what = f"{name} {release} is not made for {architecture}" if release else f"{name} is not for {architecture}"
+        host = "" if machine.text("architecture") else " (this host's architecture)"
+        machine.where("architecture", "release", "distribution").wrong(f"{what}{host}{near}")
+    return architecture
+
+
+def _choice(machine: _Layered, key: str, known: list[str], default: str) -> str:
+    value = machine.text(key)
+    if value and value not in known:
+        near = did_you_mean(value, known) or f", one of {', '.join(known)}"
+        machine.where(key, "distribution").wrong(f"unknown {key} '{value}'{near}")
+    return value or default
+
+
+def _written(key: str) -> str:
+    return "from" if key == "from_" else key.replace("_", "-")

@@ -1,0 +1,291 @@
+"""The apt family: Debian, Ubuntu and what is made from them. What is returned here is carried out by the engine."""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from msgspec import Struct
+
+from roost.distro import apt_auth, apt_inside, apt_output, apt_sources
+from roost.distro.recipe import Bootstrap, Inside, Provision
+from roost.errors import DefinitionError, HostError
+from roost.host import apt as host_apt
+from roost.host import apt_conf
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from roost.definition.model import Base, User
+    from roost.distro.apt_sources import Sources
+    from roost.distro.recipe import Recipe
+    from roost.host.apt import HostApt
+
+NAME = "apt"
+VERSION = 1
+NOBODY_GROUP = "nogroup"
+STATUS_PATH = "var/lib/dpkg/status"
+
+PROVISION = "/run/roost/provision"
+"""Where the files of a Provision are seen inside."""
+ARCHIVES = "/var/cache/apt/archives"
+
+# debootstrap's word for each variant that it has; none for what it makes without one.
+_DEBOOTSTRAP_VARIANTS = {"minbase": "minbase", "buildd": "buildd", "important": ""}
+
+# debootstrap writes what its programs say into a file of the tree ($0 is the tree). Nothing else tells why it failed.
+_WITH_LOG = """\
+"$@" && exit
+status=$?
+log=$0/debootstrap/debootstrap.log
+if [ -f "$log" ] && [ ! -L "$log" ] && [ ! -L "${log%/*}" ]; then tail -n 60 "$log"; fi
+exit "$status"
+"""
+
+# Every program that a layer runs sees the same: no questions, no language but the C library's own.
+_ENVIRONMENT = {"DEBIAN_FRONTEND": "noninteractive", "DEBCONF_NONINTERACTIVE_SEEN": "true", "LC_ALL": "C.UTF-8"}
+
+
+def read_host(root: str = "/") -> HostApt:
+    """What the host's own apt is told. Never raises; see its ``problems``."""
+    return host_apt.read(root)
+
+
+def mistakes(base: Base, recipe: Recipe) -> tuple[str, ...]:
+    """Why this base cannot be made, a line for each reason; empty when it can be tried."""
+    release = recipe.releases.get(base.release)
+    if release is None:
+        return (f"{recipe.name} has no release {base.release!r}: one of {', '.join(recipe.releases)}",)
+    found = []
+    if base.architecture not in (known := release.architectures or recipe.architectures):
+        system = f"{recipe.name} {base.release}"
+        found.append(f"{system} has no architecture {base.architecture!r}: one of {', '.join(known)}")
+    if base.bootstrap not in recipe.bootstraps:
+        found.append(f"unknown bootstrap {base.bootstrap!r}: one of {', '.join(recipe.bootstraps)}")
+    variants = list(_DEBOOTSTRAP_VARIANTS) if base.bootstrap == "debootstrap" else recipe.variants
+    if base.variant not in variants:
+        found.append(f"{base.bootstrap} has no variant {base.variant!r}: one of {', '.join(variants)}")
+    if not base.components or any(not re.fullmatch(r"[a-z0-9][a-z0-9/.-]*", c) for c in base.components):
+        found.append(f"not components: {', '.join(base.components) or 'none'}")
+    return tuple(found)
+
+
+def _resolve(base: Base, recipe: Recipe, host: HostApt) -> Sources:
+    if found := mistakes(base, recipe):
+        raise DefinitionError(f"{recipe.name} {base.release} cannot be made", details="\n".join(found))
+    return apt_sources.resolve(base, recipe, host)
+
+
+# -- the base
+
+
+class _Places(Struct, frozen=True):
+    target: str
+    private: str
+    archives: str
+
+
+def bootstrap(
+    base: Base, recipe: Recipe, *, host: HostApt, target: str | Path, private: str | Path, archives: str | Path
+) -> Bootstrap:
+    """The command that makes a base's tree. To be run as root in a mount namespace of its own.
+
+    Packages found in ``archives`` are not downloaded, and downloaded ones are put there (as ``*.deb``; the rest of
+    what is left there is apt's own). mmdebstrap installs updates and security updates at once; debootstrap knows one
+    suite only, so what it makes gets them with its first ``apt-get upgrade``.
+    Raises HostError for a keyring that the host lacks, or a path that its configuration files cannot hold;
+    DefinitionError for a base that ``mistakes`` has something to say about.
+    """
+    places = _Places(os.fspath(target), os.fspath(private), os.fspath(archives))
+    for path in (places.target, places.private, places.archives):
+        if not re.fullmatch(r"/[\w./+@%=~-]*", path):  # they are put into scripts and configuration files
+            raise HostError(f"apt's files cannot hold this path: {path!r}", hint="choose another --state directory")
+    sources = _resolve(base, recipe, host)
+    make = _debootstrap if base.bootstrap == "debootstrap" else _mmdebstrap
+    return make(base, recipe, sources, places)
+
+
+def _mmdebstrap(base: Base, recipe: Recipe, sources: Sources, places: _Places) -> Bootstrap:
+    release = recipe.releases[base.release]
+    if any(line.uri.startswith("file:") for line in sources.lines):
+        raise DefinitionError(
+            "mmdebstrap cannot use a file: mirror, because the new tree does not see it",
+            hint='bootstrap = "debootstrap", or copy: instead of file:',
+        )
+    settings = [("Acquire::Retries", "1"), *sources.acquire]
+    if release.expired_keys:  # comes with mmdebstrap; any other failure of gpgv stays one
+        settings.append(("Apt::Key::gpgvcommand", "/usr/libexec/mmdebstrap/gpgvnoexpkeysig"))
+    settings.append(("Dir::Etc::netrc", f"{places.private}/auth.conf"))
+    files = {"apt.conf": apt_conf.dump(settings).encode(), "auth.conf": apt_auth.apt_text(sources.credentials)}
+    # Inside the tree while it is made, because apt's own user, who checks signatures, cannot read ``private``.
+    setup = [
+        "set -e",
+        # APT_CONFIG of all of mmdebstrap's apts; it is read first, and deleted by mmdebstrap in the end.
+        f"""printf '#include "%s";\\n' {places.private}/apt.conf >>"$MMDEBSTRAP_APT_CONFIG\"""",
+        f'mkdir -p "$1{ARCHIVES}" "$1/etc/apt/keyrings"',
+        f'mount --bind {places.archives} "$1{ARCHIVES}"',
+        'echo force-unsafe-io >"$1/etc/dpkg/dpkg.cfg.d/roost-bootstrap"',
+    ]
+    for number, keyring in enumerate(sources.keyrings):
+        if not keyring.shipped:
+            files[f"keyring-{number}.gpg"] = keyring.content
+            setup.append(f'install -m 0644 {places.private}/keyring-{number}.gpg "$1{keyring.inside}"')
+    done = f'set -e; umount "$1{ARCHIVES}"; rm -f "$1/etc/dpkg/dpkg.cfg.d/roost-bootstrap"'
+    lines = (line.text(line.keyring.host or f"{places.target}{line.keyring.inside}") for line in sources.lines)
+    include = ("--include=ca-certificates",) if _https(sources) else ()
+    argv = (
+        "mmdebstrap",
+        "--mode=root",
+        "--format=directory",
+        f"--variant={base.variant}",
+        f"--architectures={base.architecture}",
+        f"--components={','.join(base.components)}",
+        "--skip=essential/unlink",  # or they would not stay in archives
+        *(f"--hook-dir={folder}" for folder in release.mmdebstrap_hooks),
+        "--setup-hook=" + "\n".join(setup),
+        *include,
+        f"--customize-hook={done}",
+        base.release,
+        places.target,
+        *lines,
+    )
+    return Bootstrap(argv=argv, env=_ENVIRONMENT, files=files)
+
+
+def _debootstrap(base: Base, recipe: Recipe, sources: Sources, places: _Places) -> Bootstrap:
+    release = recipe.releases[base.release]
+    line = sources.lines[0]
+    variant = _DEBOOTSTRAP_VARIANTS[base.variant]
+    script = release.debootstrap_script or recipe.debootstrap_script
+    argv = (
+        "/bin/sh",
+        "-c",
+        _WITH_LOG,
+        places.target,
+        "debootstrap",
+        f"--arch={base.architecture}",
+        *((f"--variant={variant}",) if variant else ()),
+        f"--components={','.join(base.components)}",
+        f"--keyring={places.private}/keyring.gpg",
+        "--force-check-gpg",
+        f"--cache-dir={places.archives}",
+        *(("--include=ca-certificates",) if _https(sources) else ()),
+        base.release,
+        places.target,
+        line.uri,
+        *((script,) if script else ()),
+    )
+    # Its downloads are wget's.
+    env = {**_ENVIRONMENT, "HOME": places.private, "WGETRC": f"{places.private}/wgetrc"}
+    wgetrc = ["tries = 2\n"]
+    options = {key.lower(): value for key, value in sources.acquire}
+    for scheme in ("http", "https", "ftp"):
+        place = urlsplit(line.uri).hostname
+        proxy = options.get(f"acquire::{scheme}::proxy::{place}", options.get(f"acquire::{scheme}::proxy", ""))
+        if proxy.lower() in ("direct", "false"):
+            env[f"{scheme}_proxy"] = ""
+        elif proxy:
+            env[f"{scheme}_proxy"] = proxy
+    for option, name in (("cainfo", "ca_certificate"), ("sslcert", "certificate"), ("sslkey", "private_key")):
+        if value := options.get(f"acquire::https::{option}"):
+            wgetrc.append(f"{name} = {value}\n")
+    if options.get("acquire::https::verify-peer", "").lower() in ("no", "false"):
+        wgetrc.append("check_certificate = off\n")
+    files = {
+        "keyring.gpg": line.keyring.content,
+        "wgetrc": "".join(wgetrc).encode(),
+        ".netrc": apt_auth.wget_text(sources.credentials),
+    }
+    return Bootstrap(argv=argv, env=env, files=files)
+
+
+def _https(sources: Sources) -> bool:
+    return any(line.uri.startswith("https:") for line in sources.lines)
+
+
+def finish(base: Base, recipe: Recipe, *, host: HostApt) -> Inside:
+    """The last step of a base, run inside it: its sources as they will be used, and nothing of the host.
+
+    ``/etc/apt/sources.list`` names clean addresses and a keyring in the tree. What differs from one making to the next
+    (logs, caches, machine-id) is emptied. Nothing may be mounted over files of ``/etc`` while it runs.
+    """
+    sources = _resolve(base, recipe, host)
+    kinds = ("deb", "deb-src") if base.source_packages else ("deb",)
+    lines = [line.text(line.keyring.inside, kind=kind) for line in sources.lines for kind in kinds]
+    keyrings = {keyring.inside: keyring.content for keyring in sources.keyrings if not keyring.shipped}
+    return apt_inside.finish("".join(f"{line}\n" for line in lines), keyrings)
+
+
+# -- the layers above it
+
+
+def provision(base: Base, recipe: Recipe | None, *, host: HostApt) -> Provision:
+    """What the steps of layers over this base need to reach its mirrors; nothing of it may stay in a layer.
+
+    ``recipe`` None: a committed layer whose mirrors are not known; it gets the host's proxies and certificates, and a
+    package cache of its own.
+    """
+    sources = _resolve(base, recipe, host) if recipe else apt_sources.connection(host)
+    sources = apt_sources.in_private(sources, PROVISION)
+    settings = [("Acquire::Retries", "1")]
+    # A program of the host that finds a proxy is not there inside.
+    settings += [s for s in sources.acquire if "auto-detect" not in s[0].lower() and "autodetect" not in s[0].lower()]
+    settings += [
+        ("Acquire::Languages", "none"),
+        ("APT::Keep-Downloaded-Packages", "true"),
+        ("Binary::apt::APT::Keep-Downloaded-Packages", "true"),
+        # Files below PROVISION are for root only, and so may be the cache.
+        ("APT::Sandbox::User", "root"),
+        ("Dpkg::Use-Pty", "0"),
+        ("DPkg::Options::", "--force-unsafe-io"),  # the layer is synced as a whole before it gets its name
+        ("DPkg::Options::", "--force-confdef"),
+        ("DPkg::Options::", "--force-confold"),  # a file that a definition put there is meant
+        ("Dir::Etc::netrc", f"{PROVISION}/auth.conf"),
+    ]
+    files = {**sources.files, "apt.conf": apt_conf.dump(settings).encode()}
+    files["auth.conf"] = apt_auth.apt_text(sources.credentials)
+    env = {**_ENVIRONMENT, "APT_CONFIG": f"{PROVISION}/apt.conf"}
+    local = (urlsplit(line.uri).path for line in sources.lines if line.uri.startswith(("file:", "copy:")))
+    key = sources.cache_key if recipe else apt_sources.digest("apt", "committed", base.from_layer)
+    return Provision(files=files, env=env, cache=ARCHIVES, cache_key=key, binds=tuple(dict.fromkeys(local)))
+
+
+def install(packages: Sequence[str]) -> Inside:
+    """Updates the lists, installs packages without those they only recommend, and deletes the lists again.
+
+    A name may carry a version (``cmake=3.25.1-1``) or a suite (``cmake/bookworm-updates``).
+    """
+    return apt_inside.install(packages)
+
+
+def add_user(user: User) -> Inside:
+    """Makes an account, and sudo for it. The same account already there is left alone; another one fails the step."""
+    return apt_inside.add_user(user, NOBODY_GROUP)
+
+
+def packages(status: bytes) -> dict[str, str]:
+    """Name → version of the installed packages, from the content of ``STATUS_PATH``.
+
+    A second architecture of the same package is called ``NAME:ARCHITECTURE``.
+    """
+    found: dict[str, str] = {}
+    for stanza in status.decode("utf-8", "replace").split("\n\n"):
+        fields = dict(line.split(": ", 1) for line in stanza.splitlines() if ": " in line and line[:1].strip())
+        if not fields.get("Status", "").endswith(" installed") or "Package" not in fields:
+            continue
+        name = fields["Package"]
+        found[f"{name}:{fields.get('Architecture', '')}" if name in found else name] = fields.get("Version", "")
+    return found
+
+
+def unreachable(output: str) -> str:
+    """The mirror that a failed step could not reach or find, from its output; empty for any other failure."""
+    return apt_output.unreachable(output)
+
+
+def explain(output: str) -> tuple[str, str]:
+    """Why a step failed and what to try (brief, hint), from its output; both empty when it is not known."""
+    return apt_output.explain(output)

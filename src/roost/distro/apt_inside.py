@@ -1,0 +1,181 @@
+"""What the apt family runs inside a layer: scripts for any ``sh``, with everything that varies given as an argument."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from roost.distro.recipe import Inside
+from roost.errors import DefinitionError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from roost.definition.model import User
+
+# Times of files that are written the same way every time; zip cannot hold an earlier one.
+_TIME = 315532800  # 1980-01-01
+
+_HOSTS = """\
+127.0.0.1 localhost
+::1 localhost ip6-localhost ip6-loopback
+ff02::1 ip6-allnodes
+ff02::2 ip6-allrouters
+"""
+
+# What differs from one making of a layer to the next and is of no use in it.
+_TIDY = """
+tidy() {
+    rm -rf /var/lib/apt/lists/* /var/cache/apt/*.bin /var/log/apt/* /var/cache/debconf/*-old /var/lib/dpkg/*-old
+    rm -f /var/log/dpkg.log /var/log/bootstrap.log /var/log/alternatives.log /var/cache/ldconfig/aux-cache
+}
+"""
+
+# Updating is once per script, and only when something is missing. No daemon is started: the layer is no running
+# system (https://people.debian.org/~hmh/invokerc.d-policyrc.d-specification.txt).
+_APT = (
+    _TIDY
+    + """
+updated=
+policy=
+update() {
+    [ -z "$updated" ] || return 0
+    updated=yes
+    if [ -d /usr/sbin ] && [ ! -e /usr/sbin/policy-rc.d ] && [ ! -L /usr/sbin/policy-rc.d ]; then
+        policy=yes
+        printf '#!/bin/sh\\nexit 101\\n' >/usr/sbin/policy-rc.d
+        chmod 0755 /usr/sbin/policy-rc.d
+    fi
+    # Without the option, which old versions do not know, a list that cannot be downloaded is no failure.
+    apt-get -q -o APT::Update::Error-Mode=any update
+}
+get() {
+    update
+    apt-get -q -y --no-install-recommends install -- "$@" </dev/null
+}
+end() {
+    status=$?
+    trap - EXIT
+    [ -z "$policy" ] || rm -f /usr/sbin/policy-rc.d
+    [ -z "$updated" ] || tidy
+    exit "$status"
+}
+trap end EXIT
+trap 'exit 129' HUP
+trap 'exit 130' INT
+trap 'exit 143' TERM
+"""
+)
+
+_INSTALL = "set -eu" + _APT + 'get "$@"\n'
+
+_FINISH = (
+    "set -eu"
+    + _TIDY
+    + """
+rm -rf /etc/apt/sources.list.d/* /etc/apt/auth.conf /etc/apt/auth.conf.d/*
+rm -f /etc/hostname /etc/resolv.conf /var/lib/dbus/machine-id
+rm -f /etc/apt/apt.conf.d/*mmdebstrap /etc/dpkg/dpkg.cfg.d/*mmdebstrap /etc/dpkg/dpkg.cfg.d/roost-bootstrap
+rm -rf /var/cache/apt/archives/*.deb /var/cache/apt/archives/partial/* /tmp/* /var/tmp/*
+tidy
+tar -x -f - -C / --no-same-owner
+"""
+)
+
+# $1 name, $2 uid or nothing, $3 group, $4 home, $5 shell, $6 other groups, $7 sudo: no or nopasswd, $8 its file
+_ADD_USER = (
+    "set -eu"
+    + _APT
+    + """
+name=$1 uid=$2 group=$3 home=$4 shell=$5 groups=$6 sudo=$7 sudoers=$8
+fail() { echo "$1" >&2; exit 1; }
+command -v useradd >/dev/null || get passwd
+if ! getent group "$group" >/dev/null; then
+    echo "new group: $group"
+    if [ -n "$uid" ] && [ "$uid" -ge 1000 ]; then groupadd "$group"; else groupadd -r "$group"; fi
+fi
+gid=$(getent group "$group" | cut -d: -f3)
+if there=$(getent passwd "$name"); then
+    is=$(printf '%s' "$there" | cut -d: -f3,4,6,7)
+    wanted="${uid:-$(printf '%s' "$there" | cut -d: -f3)}:$gid:$home:$shell"
+    [ "$is" = "$wanted" ] || fail "user $name exists already, as uid:gid:home:shell $is, not $wanted"
+else
+    if [ -n "$uid" ] && taken=$(getent passwd "$uid"); then
+        fail "uid $uid of $name belongs to ${taken%%:*} already"
+    fi
+    set -- -g "$group" -m -d "$home" -s "$shell"
+    if [ -n "$uid" ]; then
+        set -- "$@" -u "$uid"
+        [ "$uid" -ge 1000 ] || set -- "$@" -r
+    fi
+    useradd "$@" -- "$name"
+fi
+for other in $groups; do
+    if ! getent group "$other" >/dev/null; then
+        echo "new group: $other"
+        groupadd -r "$other"
+    fi
+    case " $(id -Gn "$name") " in *" $other "*) ;; *) usermod -a -G "$other" "$name" ;; esac
+done
+if [ "$sudo" = nopasswd ]; then
+    { command -v sudo && command -v visudo; } >/dev/null || get sudo
+    new=$(mktemp /etc/roost-sudoers.XXXXXX)
+    printf '%s ALL=(ALL:ALL) NOPASSWD: ALL\\n' "$name" >"$new"
+    chmod 0440 "$new"
+    visudo -c -q -f "$new" || { rm -f "$new"; fail "sudo does not accept the rule for $name"; }
+    mkdir -p /etc/sudoers.d
+    mv -f "$new" "/etc/sudoers.d/$sudoers"
+    visudo -c -q || { rm -f "/etc/sudoers.d/$sudoers"; fail "sudo does not accept its configuration"; }
+fi
+"""
+)
+
+
+def finish(sources_list: str, keyrings: Mapping[str, bytes]) -> Inside:
+    """Empties what must not stay, and writes what must be there. Files come as a tar on standard input."""
+    files = {
+        "/etc/apt/sources.list": sources_list.encode(),
+        "/etc/hosts": _HOSTS.encode(),
+        "/etc/machine-id": b"",
+        "/etc/resolv.conf": b"",
+        **keyrings,
+    }
+    return Inside(argv=("/bin/sh", "-c", _FINISH, "finish"), stdin=_tar(files))
+
+
+def install(packages: Sequence[str]) -> Inside:
+    """Installs packages; raises DefinitionError for what cannot be a package's name."""
+    for name in packages:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9+.:~_-]*([=/][A-Za-z0-9+.:~_-]+)?", name) or name.endswith("-"):
+            raise DefinitionError(f"not the name of a package: {name!r}", hint="NAME, NAME=VERSION or NAME/SUITE")
+    return Inside(argv=("/bin/sh", "-c", _INSTALL, "install", *packages))
+
+
+def add_user(user: User, nobody_group: str) -> Inside:
+    """Makes an account; raises DefinitionError for names and paths that its files cannot hold."""
+    home = user.home or f"/home/{user.name}"
+    group = user.group or nobody_group
+    for what, name in (("user", user.name), *(("group", g) for g in (group, *user.groups))):
+        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_.-]{0,31}", name):
+            raise DefinitionError(f"not the name of a {what}: {name!r}", hint="letters, digits, '_', '-'; at most 32")
+    for what, path in (("home", home), ("shell", user.shell)):
+        if not re.fullmatch(r"/[^:\s]*", path):
+            raise DefinitionError(f"not a {what} of user {user.name}: {path!r}", hint="an absolute path without ':'")
+    uid = "" if user.uid is None else str(user.uid)
+    # sudo does not read files with a dot in their name
+    sudoers = f"roost-{user.name.replace('.', '_')}"
+    words = (user.name, uid, group, home, user.shell, " ".join(user.groups), user.sudo, sudoers)
+    return Inside(argv=("/bin/sh", "-c", _ADD_USER, "add-user", *words))
+
+
+def _tar(files: Mapping[str, bytes]) -> bytes:
+    import io  # noqa: PLC0415
+    import tarfile  # noqa: PLC0415  4 ms, and only the making of a base needs it
+
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as archive:
+        for path, content in sorted(files.items()):
+            info = tarfile.TarInfo(path.lstrip("/"))
+            info.size, info.mode, info.mtime = len(content), 0o644, _TIME
+            archive.addfile(info, io.BytesIO(content))
+    return buffer.getvalue()

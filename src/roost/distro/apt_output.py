@@ -1,0 +1,127 @@
+"""What the output of apt, mmdebstrap and debootstrap says about a failure. They speak English: ``LC_ALL`` is set."""
+
+from __future__ import annotations
+
+import re
+
+_URL = r"(?P<url>(?:https?|ftp)://[^\s'\"]+)"
+
+# apt's methods and gai_strerror(3); wget's, for debootstrap.
+_UNREACHABLE = re.compile(
+    r"Could not resolve|Temporary failure resolving|Something wicked happened resolving|Could not connect to"
+    r"|Unable to connect to|Cannot initiate the connection|Connection timed out|Connection refused|Connection failed"
+    r"|No route to host|Network is unreachable|connection timed out|Could not handshake|unable to resolve host address"
+    r"|Connection reset by peer|failed: (?:Temporary failure|Name or service|No address|Connection)"
+    r"|Invalid response from proxy|\b50[234] +(?:Bad Gateway|Service Unavailable|Gateway)"
+)
+_HOST = re.compile(
+    r"(?:Could not resolve|resolving|onnect to|the connection to|host address) [^A-Za-z0-9]?(?P<host>[A-Za-z0-9.-]+)"
+)
+
+
+def unreachable(output: str) -> str:
+    """The mirror that could not be reached or resolved: its address, or its host when no more is known; or nothing."""
+    last = ""
+    for line in output.splitlines():
+        if match := re.search(_URL, line):
+            last = match["url"]
+        if not _UNREACHABLE.search(line):
+            continue
+        host = _HOST.search(line)
+        if last and (host is None or host["host"] in last or re.search(_URL, line)):
+            return _mirror(last)
+        if host:
+            return host["host"]
+    return ""
+
+
+def _mirror(url: str) -> str:
+    """An address without what is below the mirror, and without the user and password it may have."""
+    base = re.split(r"/(?:dists|pool)/", url, maxsplit=1)[0].rstrip("/.,")
+    return re.sub(r"//[^/@]*@", "//", base)
+
+
+_KEY = 'name the keyring that has it, keyring = "PATH", or use the mirror that the key belongs to'
+_MISSING = 'check mirror, release and components; an archived release is on another mirror (mirror = "URL")'
+_NOT_FOUND = "the mirror does not have it: {what}"
+
+# The surest first. Where a pattern has a group, it is what the brief names.
+_KNOWN: tuple[tuple[str, str, str], ...] = (
+    (
+        r"No space left on device|write error.*\(28|not enough free space|don't have enough free space",
+        "the disk is full",
+        "free some space, 'roost gc' takes away what nothing uses, or choose another --state directory",
+    ),
+    (
+        r"Release file for (\S+) is (?:expired|not valid anymore)",
+        "the mirror's Release file is out of date: {what}",
+        "an archived release, or a mirror that is not updated: check-valid-until = false accepts it",
+    ),
+    (
+        r"Release file for (\S+) is not valid yet",
+        "the mirror's Release file is from the future: {what}",
+        "set this host's clock",
+    ),
+    (
+        r"\b(?:401 +Unauthori[sz]ed|403 +Forbidden|407 +Proxy Auth|ERROR 40[137])|Password Authentication Failed",
+        "the mirror or the proxy refuses access",
+        "credentials belong into the host's /etc/apt/auth.conf.d, or into the mirror's address",
+    ),
+    (r"NO_PUBKEY ([0-9A-F]+)", "the mirror is signed by a key that is not trusted: {what}", _KEY),
+    (r"unknown key \(key id ([0-9A-F]+)\)", "the mirror is signed by a key that is not trusted: {what}", _KEY),
+    (r"Missing key ([0-9A-F]+)", "the mirror is signed by a key that is not trusted: {what}", _KEY),
+    (
+        r"EXPKEYSIG ([0-9A-F]+)",
+        "the mirror is signed by a key that has expired: {what}",
+        'update the host\'s keyring package, or name a keyring with the renewed key, keyring = "PATH"',
+    ),
+    (r"The repository '([^']+)' does not have a Release file", _NOT_FOUND, _MISSING),
+    (r"Failed getting release file (\S+)", _NOT_FOUND, _MISSING),
+    (
+        r"BADSIG|signatures? (?:were|was) invalid|Invalid Release signature|not signed by|is not signed",
+        "the mirror's signature is not good",
+        'the mirror is damaged, changed on the way, or not signed; another mirror, or its keyring = "PATH"',
+    ),
+    (
+        r"Unable to locate package (\S+)",
+        "no package is called {what} here",
+        "look for its name in this release, or add the component that has it: components = [...]",
+    ),
+    (
+        r"Package '?([^'\s]+)'? has no installation candidate",
+        "{what} cannot be installed: others refer to it, but it is not here",
+        "look for its name in this release, or add the component that has it: components = [...]",
+    ),
+    (
+        r"(Version '[^']*' for '[^']+') was not found",
+        "{what} is not on the mirror",
+        "mirrors keep the newest version only: leave it out, or use a mirror of snapshots",
+    ),
+    (
+        r"[Cc]ertificate verification failed|No system certificates available|certificate is NOT trusted",
+        "the mirror's certificate is not trusted",
+        "set Acquire::https::CaInfo in the host's apt configuration, or install its ca-certificates",
+    ),
+    (
+        r"Hash Sum mismatch|File has unexpected size",
+        "the mirror changed while it was read, or something on the way keeps old files",
+        "try again in a moment, or use another mirror",
+    ),
+    (r"Failed to fetch (\S+) +404", _NOT_FOUND, _MISSING),
+    (r"unmet dependencies", "packages contradict each other", "the lines before the last one name them"),
+    (
+        r"Exec format error|Unable to execute target architecture|arch-test|cannot be executed",
+        "this host cannot run programs of that architecture",
+        "apt install qemu-user-static arch-test",
+    ),
+)
+
+
+def explain(output: str) -> tuple[str, str]:
+    """What happened and what to try, for the surest of the known reasons; both empty when none is known."""
+    if mirror := unreachable(output):
+        return f"cannot be reached: {mirror}", "check the network, the proxy and the mirror's name"
+    for pattern, brief, hint in _KNOWN:
+        if match := re.search(pattern, output):
+            return brief.format(what=match.group(match.lastindex or 0).rstrip(".,:")), hint
+    return "", ""

@@ -1,0 +1,182 @@
+"""A distribution is data, a family is code: the shapes of both, and how the shipped data is read."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from functools import cache
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Protocol
+
+from msgspec import Struct, convert
+
+from roost.errors import DefinitionError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from roost.definition.model import Base, User
+
+RECIPES = ("debian", "ubuntu")
+FAMILIES = {"apt": "roost.distro.apt"}
+
+
+class Suite(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
+    """One suite of a release: ``name`` as in sources.list; ``mirror`` is a key of the recipe's ``mirrors``."""
+
+    name: str
+    mirror: str = "main"
+
+
+class Release(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
+    """A release; its first suite bears its name.
+
+    ``mirrors`` override the recipe's and the host's own (archived releases, which other mirrors do not have).
+    ``architectures`` empty: all the recipe's. ``keyring`` and ``debootstrap_script`` empty: the recipe's.
+    ``expired_keys``: the keys that signed it have expired since, and are good for it all the same.
+    ``mmdebstrap_hooks`` are directories of hooks that mmdebstrap needs for it. ``notes`` are for people.
+    """
+
+    version: str = ""
+    suites: list[Suite] = []
+    mirrors: dict[str, str] = {}
+    architectures: list[str] = []
+    check_valid_until: bool = True
+    keyring: str = ""
+    expired_keys: bool = False
+    debootstrap_script: str = ""
+    mmdebstrap_hooks: list[str] = []
+    notes: list[str] = []
+
+
+class Recipe(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
+    """A distribution. ``version`` is part of every base layer's identity: raise it when a change must rebuild them.
+
+    ``keyring`` is the path that ``keyring_package`` gives it, on the host and in a tree. ``ports_mirrors`` are those of
+    ``ports_architectures``. ``bootstraps`` and ``variants``: what a definition may choose, the default bootstrap first.
+    """
+
+    name: str
+    version: int
+    family: str
+    architectures: list[str]
+    mirrors: dict[str, str]
+    ports_mirrors: dict[str, str] = {}
+    ports_architectures: list[str] = []
+    keyring: str
+    keyring_package: str
+    components: list[str]
+    bootstraps: list[str]
+    variant: str
+    variants: list[str]
+    debootstrap_script: str = ""
+    releases: dict[str, Release]
+
+
+class Inside(Struct, frozen=True, kw_only=True):
+    """A command for the inside of a layer that is being made, run as its root; ``stdin`` is fed to it."""
+
+    argv: tuple[str, ...]
+    stdin: bytes = b""
+
+
+class Bootstrap(Struct, frozen=True, kw_only=True):
+    """How a base layer is made on the host.
+
+    ``argv`` fills ``target``, which does not exist or is empty, in a mount namespace of its own: what it mounts below
+    ``target`` must vanish with it. ``env`` is added to the built environment. ``files`` (name → content) are written,
+    mode 0600, into a private directory (``private``, 0700) before ``argv`` starts and are gone afterwards.
+    """
+
+    argv: tuple[str, ...]
+    env: dict[str, str] = {}
+    files: dict[str, bytes] = {}
+
+
+class Provision(Struct, frozen=True, kw_only=True):
+    """What a layer's steps may see while they run, and no longer.
+
+    ``files`` (name → content) appear below ``/run/roost/provision`` inside; ``env`` is set for every step;
+    ``cache`` is the directory inside where downloaded packages are kept; ``cache_key`` names what may share them
+    (packages signed by the same keys from the same mirrors). ``binds`` are directories of the host that are seen,
+    read-only, at the same place inside (a mirror on this disk).
+    """
+
+    files: dict[str, bytes] = {}
+    env: dict[str, str] = {}
+    cache: str = ""
+    cache_key: str = ""
+    binds: tuple[str, ...] = ()
+
+
+class Family(Protocol):
+    """A package manager's world. A family is a module with these names.
+
+    ``host`` is what ``read_host`` returned: nobody else looks inside it, and it may hold secrets. Except for
+    ``read_host``, and for the keyring that ``bootstrap``, ``finish`` and ``provision`` read, everything follows from
+    the arguments alone.
+    """
+
+    NAME: str
+    VERSION: int
+    """Part of every layer's identity: raised when what this family does must rebuild them."""
+    NOBODY_GROUP: str
+    STATUS_PATH: str
+    """Where a tree keeps the list of its packages, relative to its root."""
+
+    def read_host(self, root: str = "/") -> Any:
+        """What the host's own package manager is told: sources, options, credentials. Never raises."""
+
+    def mistakes(self, base: Base, recipe: Recipe) -> tuple[str, ...]:
+        """Why this base cannot be made, a line for each reason; empty when it can be tried."""
+
+    def bootstrap(
+        self, base: Base, recipe: Recipe, *, host: Any, target: str | Path, private: str | Path, archives: str | Path
+    ) -> Bootstrap:
+        """How the base's tree is made. Raises HostError for a keyring that the host lacks."""
+
+    def finish(self, base: Base, recipe: Recipe, *, host: Any) -> Inside:
+        """The last step of a base: nothing of the host, of credentials or of the bootstrap itself stays."""
+
+    def provision(self, base: Base, recipe: Recipe | None, *, host: Any) -> Provision:
+        """What the steps of layers over this base need; ``recipe`` None: a committed layer, of unknown origin."""
+
+    def install(self, packages: Sequence[str]) -> Inside:
+        """Installs packages, and leaves no lists or downloaded files."""
+
+    def add_user(self, user: User) -> Inside:
+        """Makes an account; nothing happens when it is there already as asked for."""
+
+    def packages(self, status: bytes) -> dict[str, str]:
+        """Name → version of what is installed, from the content of ``STATUS_PATH``."""
+
+    def unreachable(self, output: str) -> str:
+        """The mirror that a failed step could not reach, from its output; empty when it failed for another reason."""
+
+    def explain(self, output: str) -> tuple[str, str]:
+        """Why a step failed and what to try (brief, hint), from its output; both empty when it is not known."""
+
+
+@cache
+def recipe(name: str) -> Recipe:
+    """The shipped recipe of a distribution, read once: it is a constant, only kept in a file.
+
+    Raises DefinitionError when there is none of that name.
+    """
+    if name not in RECIPES:
+        raise DefinitionError(f"unknown distribution {name!r}", hint=f"one of {', '.join(RECIPES)}")
+    # Beside this file, without importlib.resources: it takes 6 ms to import, and every verb reads a recipe.
+    with open(os.path.join(os.path.dirname(__file__), "recipes", f"{name}.toml"), "rb") as stream:
+        return convert(tomllib.load(stream), Recipe)
+
+
+def family(name: str) -> Family:
+    """The module of a family, imported now and not before.
+
+    Raises DefinitionError when there is none of that name.
+    """
+    if name not in FAMILIES:
+        raise DefinitionError(f"unknown family {name!r}", hint=f"one of {', '.join(sorted(FAMILIES))}")
+    module: Family = import_module(FAMILIES[name])  # import_module is Any-free: the protocol is checked by tests
+    return module

@@ -1,0 +1,139 @@
+"""What this host can do, found by trying it; each lack with its remedy."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from typing import TYPE_CHECKING
+
+from msgspec import Struct
+
+from roost.errors import Error
+from roost.host import cgroups, idmap, runner, syscalls
+from roost.session.overlay import Overlay, mount_overlay
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from roost.store import Store
+
+_NSPAWN_LEAST = 252
+_ROOM_LEAST = 5 << 30  # bytes: a base and its packages for a few releases
+
+
+class Check(Struct, frozen=True, kw_only=True):
+    """One finding: ``state`` ok, warning (works, with less) or failed (does not work); ``remedy`` is empty when ok."""
+
+    name: str
+    state: str
+    found: str
+    remedy: str = ""
+
+
+def examine(store: Store) -> list[Check]:
+    """All checks, in the order in which they matter."""
+    if os.geteuid() != 0:
+        return [Check(name="root", state="failed", found="not root", remedy="run `sudo roost doctor`")]
+    tries: list[tuple[str, Callable[[], Check]]] = [
+        ("state", lambda: _state(store)), ("systemd-nspawn", _nspawn), ("session", lambda: _session(store)),
+        ("filters", lambda: _filters(store)), ("control groups", _groups), ("bootstrap", _bootstrap), ("disk", lambda: _disk(store)),
+    ]  # fmt: skip
+    checks = [Check(name="root", state="ok", found=f"kernel {os.uname().release}")]
+    for name, attempt in tries:
+        try:
+            checks.append(attempt())
+        except (Error, OSError) as e:
+            brief = e.brief if isinstance(e, Error) else f"{e.strerror}: {e.filename}"
+            remedy = e.hint if isinstance(e, Error) else "see the message"
+            checks.append(Check(name=name, state="failed", found=brief, remedy=remedy or "see the message"))
+    return checks
+
+
+def _state(store: Store) -> Check:
+    store.prepare()
+    return Check(name="state", state="ok", found=store.state)
+
+
+def _nspawn() -> Check:
+    done = runner.run(runner.Command(argv=("systemd-nspawn", "--version"), timeout=10))
+    match = re.search(rb"systemd (\d+)", done.output)
+    version = int(match[1]) if match else 0
+    if version < _NSPAWN_LEAST:
+        return Check(name="systemd-nspawn", state="failed", found=f"version {version}", remedy=f"Roost needs {_NSPAWN_LEAST} or newer")
+    return Check(name="systemd-nspawn", state="ok", found=f"version {version}")
+
+
+def _session(store: Store) -> Check:
+    """Mounts what a session mounts, id-mapped, and writes into it."""
+    base = 0x40000000
+
+    def attempt() -> str:
+        with store.staged("doctor") as stage:
+            for name in ("tree", "session/upper", "session/work"):
+                os.makedirs(f"{stage}/{name}")
+            syscalls.unshare(syscalls.CLONE_NEWNS)
+            syscalls.mount("none", "/", flags=syscalls.MS_REC | syscalls.MS_PRIVATE)
+            syscalls.mount("roost", store.mount_point, "tmpfs")
+            os.chdir(store.mount_point)
+            for name in ("lower", "rw", "merged"):
+                os.mkdir(name)
+            userns = idmap.user_namespace(idmap.shifted(base), idmap.shifted(base))
+            idmap.mount_mapped(f"{stage}/tree", "lower", userns)
+            idmap.mount_mapped(f"{stage}/session", "rw", userns)
+            overlay = Overlay(lower=("lower",), upper="rw/upper", work="rw/work", volatile=True)
+            mount_overlay(overlay, "merged", owner=base)
+            owner = os.stat("merged").st_uid
+            os.chdir("/")
+            syscalls.umount(store.mount_point, syscalls.MNT_DETACH)
+        return "overlay over id-mapped layers" if owner == base else "ids are not mapped"
+
+    found = runner.in_child(attempt)
+    ok = found.startswith("overlay")
+    return Check(name="session", state="ok" if ok else "failed", found=found, remedy="" if ok else "set `private-users = false`")
+
+
+def _filters(store: Store) -> Check:
+    from roost.engine import seccomp  # noqa: PLC0415
+    from roost.engine.spec import Spec  # noqa: PLC0415
+    from roost.sessions import init_path  # noqa: PLC0415
+
+    spec = Spec(machine="doctor", layers=(), directory="", mount_point=store.mount_point, init=init_path(), base=0, command=())
+    count = len(seccomp.filters(spec, directory=store.state))
+    if not count:
+        remedy = "sessions start slower, as filtered as ever; a kernel with CONFIG_CHECKPOINT_RESTORE lets Roost reuse nspawn's filters"
+        return Check(name="filters", state="warning", found="the kernel does not tell them", remedy=remedy)
+    return Check(name="filters", state="ok", found=f"{count} seccomp programs of nspawn's, read once and reused")
+
+
+def _groups() -> Check:
+    group = cgroups.create("roost-doctor", memory=1 << 30, cpus=1.0, tasks=100)
+    cgroups.remove(group)
+    kind = "v1 or hybrid" if os.path.isdir(f"{cgroups.MOUNT}/systemd") else "v2"
+    if not group.paths:
+        remedy = "limits in definitions cannot be enforced here; mount /sys/fs/cgroup writable"
+        return Check(name="control groups", state="warning", found="none can be made", remedy=remedy)
+    if group.notes:
+        return Check(name="control groups", state="warning", found=f"{kind}; {group.notes[0]}", remedy="limits in definitions are not all enforced")
+    return Check(name="control groups", state="ok", found=f"{kind}, limits on memory, cpus and tasks are enforced")
+
+
+def _bootstrap() -> Check:
+    path = runner.child_env({})["PATH"]
+    found = [name for name in ("mmdebstrap", "debootstrap") if shutil.which(name, path=path)]
+    if "mmdebstrap" not in found:
+        return Check(name="bootstrap", state="failed", found=", ".join(found) or "none", remedy="apt install mmdebstrap")
+    return Check(name="bootstrap", state="ok", found=", ".join(found))
+
+
+def _disk(store: Store) -> Check:
+    from roost.cli.table import size  # noqa: PLC0415
+
+    info = os.statvfs(store.state)
+    free = info.f_bavail * info.f_frsize
+    found = f"{size(free)} free, {info.f_favail} inodes"
+    if free < _ROOM_LEAST:
+        return Check(name="disk", state="warning", found=found, remedy="`roost gc` removes what is not used; --state DIR moves everything")
+    return Check(name="disk", state="ok", found=found)
+
+

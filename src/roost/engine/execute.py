@@ -1,0 +1,294 @@
+"""The parent's side of a run: starts the container, hands on its output, keeps its time, and knows how it ended."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import selectors
+import signal
+import socket
+import struct
+import time
+from typing import TYPE_CHECKING
+
+from msgspec import Struct, structs
+
+from roost.engine.launch import become_nspawn, describe
+from roost.errors import Error, HostError
+from roost.host import cgroups, runner
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from roost.engine.spec import Spec
+
+GRACE = 5.0  # seconds between the polite signal and the kill
+_MESSAGES_KEPT = 16384
+_ENDED = struct.Struct("=8siiQQQ")  # roost-init.c: struct ended, after its tag
+STOP, KILL = 1, 2
+
+
+class Ended(Struct, frozen=True, kw_only=True):
+    """How a command ended.
+
+    ``status`` is None when a signal (``signal``, a number) ended it, or when it never ran (``error`` says why).
+    ``stopped``: "timeout" or "stop" when Roost ended it. Times are seconds, ``max_rss`` bytes.
+    """
+
+    status: int | None = None
+    signal: int = 0
+    stopped: str = ""
+    error: str = ""
+    hint: str = ""
+    seconds: float = 0.0
+    user_seconds: float = 0.0
+    system_seconds: float = 0.0
+    max_rss: int = 0
+    out_of_memory: bool = False
+    notes: tuple[str, ...] = ()
+
+
+class Limits(Struct, frozen=True, kw_only=True):
+    """What a container may use: bytes, processors, processes; ``timeout`` in seconds."""
+
+    memory: int | None = None
+    cpus: float | None = None
+    tasks: int | None = None
+    timeout: float | None = None
+
+
+class Streams(Struct, frozen=True, kw_only=True):
+    """Where the command's streams go. ``stdin`` is a descriptor, or None for nothing to read.
+
+    ``merged``: standard error goes into standard output, so that a log has them in their true order.
+    """
+
+    on_output: Callable[[int, bytes], None] | None = None
+    stdin: int | None = None
+    merged: bool = False
+
+
+class Running:
+    """One container from start to end; use ``execute``."""
+
+    def __init__(self, spec: Spec, *, group: cgroups.Group, limits: Limits, streams: Streams, stop_fd: int | None) -> None:
+        self._spec = spec
+        self._group = group
+        self._limits = limits
+        self._streams = streams
+        self._stop_fd = stop_fd
+        self._stack = contextlib.ExitStack()
+        self._poller = selectors.DefaultSelector()
+        self._stack.callback(self._poller.close)
+        self._messages = bytearray()
+        self._report = b""
+        self._failure = ""
+        self._stopped = ""
+        self._kill_at: float | None = None
+        self._pid = 0
+        self._open_streams = 0
+
+    def start(self, filters: Sequence[bytes]) -> None:
+        """Forks the child that becomes nspawn."""
+        control, control_inside = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._stack.callback(control.close)
+        self._control = control
+        with contextlib.ExitStack() as theirs:
+            theirs.callback(control_inside.close)
+            fds = [control_inside.fileno()]
+            messages = self._pipe(theirs, 0)
+            if not self._spec.terminal:
+                fds += self._std_streams(theirs)
+            problem_r, problem_w = os.pipe()
+            self._stack.callback(os.close, problem_r)
+            theirs.callback(os.close, problem_w)
+            alive_r, alive_w = os.pipe()
+            theirs.callback(os.close, alive_r)
+            self._stack.callback(os.close, alive_w)
+
+            def child() -> None:
+                runner.die_with_parent()
+                os.close(alive_w)
+                os.set_blocking(alive_r, False)
+                with contextlib.suppress(BlockingIOError):
+                    if not os.read(alive_r, 1):  # the parent was gone before the line above was
+                        return
+                _child(self._spec, self._group, filters, fds, messages, problem_w)
+
+            self._pid = runner.fork(child, new_pid_namespace=True)
+            self._pidfd = os.pidfd_open(self._pid)
+            self._stack.callback(os.close, self._pidfd)
+        self._problem = problem_r
+        self._poller.register(control, selectors.EVENT_READ, self._on_control)
+        self._poller.register(self._pidfd, selectors.EVENT_READ, None)
+        if self._stop_fd is not None:
+            self._poller.register(self._stop_fd, selectors.EVENT_READ, self._on_stop)
+
+    def _std_streams(self, theirs: contextlib.ExitStack) -> list[int]:
+        if self._streams.stdin is None:
+            stdin = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+            theirs.callback(os.close, stdin)
+        else:
+            stdin = self._streams.stdin
+        out = self._pipe(theirs, 1)
+        err = out if self._streams.merged else self._pipe(theirs, 2)
+        return [stdin, out, err]
+
+    def _pipe(self, theirs: contextlib.ExitStack, stream: int) -> int:
+        """A pipe whose far end belongs to the container's root, so that /dev/stdout can be opened again inside."""
+        reader, writer = os.pipe()
+        self._stack.callback(os.close, reader)
+        theirs.callback(os.close, writer)
+        os.set_blocking(reader, False)
+        if stream:
+            os.fchown(writer, self._spec.base, self._spec.base)
+            os.fchmod(writer, 0o666)  # whoever may be the session's user; nobody else can reach it
+        self._open_streams += 1
+
+        def read() -> None:
+            while True:
+                try:
+                    block = os.read(reader, runner.BLOCK)
+                except BlockingIOError:
+                    return
+                if not block:
+                    self._poller.unregister(reader)
+                    self._open_streams -= 1
+                    return
+                if stream == 0:
+                    self._messages += block
+                    del self._messages[:-_MESSAGES_KEPT]
+                elif self._streams.on_output is not None:
+                    self._streams.on_output(stream, block)
+                if len(block) < runner.BLOCK:
+                    return
+
+        self._poller.register(reader, selectors.EVENT_READ, read)
+        return writer
+
+    def wait(self) -> None:
+        """Until the container is gone and all its output has been handed on."""
+        began = time.monotonic()
+        deadline = None if self._limits.timeout is None else began + self._limits.timeout
+        gone = False
+        while not gone or self._open_streams:
+            next_time = self._kill_at if self._kill_at is not None else deadline
+            left = None if next_time is None else max(0.0, next_time - time.monotonic())
+            ready = self._poller.select(left)
+            now = time.monotonic()
+            if self._kill_at is None and deadline is not None and now >= deadline and not gone:
+                self._end("timeout", signal.SIGTERM)
+            elif self._kill_at is not None and now >= self._kill_at:
+                self._kill()
+            for key, _ in ready:
+                if key.data is not None:
+                    key.data()
+                elif not gone:
+                    gone = True
+                    self._poller.unregister(self._pidfd)
+        if not self._report:
+            self._on_control()
+
+    def _on_control(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            packet = self._control.recv(4096, socket.MSG_DONTWAIT)
+            if packet.startswith(b"X"):
+                self._report = packet
+            elif packet.startswith(b"E"):
+                self._failure = packet[1:].decode(errors="replace")
+            elif not packet and self._control in {key.fileobj for key in self._poller.get_map().values()}:
+                self._poller.unregister(self._control)
+
+    def _on_stop(self) -> None:
+        assert self._stop_fd is not None
+        data = os.read(self._stop_fd, 64)
+        if not data or max(data) >= KILL:  # end of file: whoever could stop us is gone
+            self._poller.unregister(self._stop_fd)
+            self._stopped = self._stopped or "stop"
+            self._kill()
+        else:
+            self._end("stop", signal.SIGINT)
+
+    def _end(self, why: str, number: int) -> None:
+        self._stopped = self._stopped or why
+        self._kill_at = time.monotonic() + GRACE
+        with contextlib.suppress(OSError):
+            self._control.send(bytes([number]))
+
+    def _kill(self) -> None:
+        self._kill_at = None
+        self._limits = Limits()
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+
+    def close(self) -> int:
+        """Ends whatever still runs, reaps it and lets everything go; nspawn's status."""
+        status = 0
+        if self._pid:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+            status = runner.reap(self._pid) or 0
+        self._problem_text = _read_all(self._problem) if self._pid else b""
+        self._stack.close()
+        return status
+
+    def ended(self, status: int, seconds: float) -> Ended:
+        """The whole story, once closed."""
+        plain = Ended(seconds=seconds, stopped=self._stopped, notes=self._group.notes)
+        out_of_memory = cgroups.out_of_memory(self._group)
+        if len(self._report) == _ENDED.size:
+            _, wait_status, _, user, system, rss = _ENDED.unpack(self._report)
+            code = os.waitstatus_to_exitcode(wait_status)
+            return structs.replace(
+                plain, status=None if self._failure or code < 0 else code, signal=max(0, -code), error=self._failure,
+                user_seconds=user / 1e6, system_seconds=system / 1e6, max_rss=rss * 1024,
+                out_of_memory=out_of_memory and code == -signal.SIGKILL,
+            )  # fmt: skip
+        if self._problem_text:
+            brief, _, hint = self._problem_text.decode(errors="replace").partition("\0")
+            return structs.replace(plain, error=brief, hint=hint)
+        if self._stopped or out_of_memory:
+            return structs.replace(plain, signal=signal.SIGKILL, out_of_memory=out_of_memory)
+        words = self._messages.decode(errors="replace").strip()
+        return structs.replace(plain, error=self._failure or words or f"systemd-nspawn: {runner.ending(status)}")
+
+
+def _read_all(fd: int) -> bytes:
+    os.set_blocking(fd, False)
+    try:
+        return os.read(fd, 65536)
+    except BlockingIOError:
+        return b""
+
+
+def _child(spec: Spec, group: cgroups.Group, filters: Sequence[bytes], fds: Sequence[int], messages: int, problem: int) -> None:
+    """In the child: becomes nspawn, or tells the parent why not."""
+    try:
+        become_nspawn(spec, group=group, filters=filters, fds=fds, messages=messages)
+    except (OSError, Error) as e:
+        error = describe(e) if isinstance(e, OSError) else e
+        os.write(problem, f"{error.brief}\0{error.hint}".encode()[:4096])
+
+
+def execute(
+    spec: Spec, *, name: str, filters: Sequence[bytes], limits: Limits, streams: Streams, stop_fd: int | None = None
+) -> Ended:
+    """Runs ``spec`` to its end in a control group ``name``.
+
+    Nothing is left behind, however this ends. ``stop_fd``: a byte 1 asks the command to end (SIGINT, and SIGKILL after
+    GRACE seconds), a byte 2 or the end of file kills it. Raises HostError when no process could be started.
+    """
+    group = cgroups.create(name, memory=limits.memory, cpus=limits.cpus, tasks=limits.tasks)
+    running = Running(spec, group=group, limits=limits, streams=streams, stop_fd=stop_fd)
+    began = time.monotonic()
+    try:
+        try:
+            running.start(filters)
+            running.wait()
+        except OSError as e:
+            raise HostError(f"cannot start a container: {e.strerror}", hint="see `roost doctor`") from e
+        finally:
+            status = running.close()
+        return running.ended(status, time.monotonic() - began)
+    finally:
+        cgroups.remove(group)

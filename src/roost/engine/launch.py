@@ -1,0 +1,228 @@
+"""The child's side of a run: from a fresh process to nspawn, inside namespaces that vanish with it.
+
+Everything is mounted in a private mount namespace below a tmpfs, and the process is number 1 of a pid namespace of its
+own. Whichever process is killed, the kernel ends the container and unmounts all of it; the host never sees a mount.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+from typing import TYPE_CHECKING
+
+from roost.engine.spec import nspawn_argv
+from roost.errors import HostError
+from roost.host import cgroups, idmap, runner, syscalls
+from roost.session.overlay import Overlay, lower_names, mount_overlay
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from roost.engine.spec import Overlaid, Spec
+    from roost.host.cgroups import Group
+
+LISTEN_FIRST = 3  # sd_listen_fds(3): SD_LISTEN_FDS_START
+_HIGH = 64  # above every descriptor that is being put in its place
+
+
+def mount_all(spec: Spec) -> None:
+    """Makes a private mount namespace with all that ``spec`` needs, and changes to its mount point.
+
+    Raises OSError or HostError; the namespace goes with the process, so that nothing needs undoing.
+    """
+    syscalls.unshare(syscalls.CLONE_NEWNS)
+    syscalls.mount("none", "/", flags=syscalls.MS_REC | syscalls.MS_PRIVATE)
+    # first of all: process numbers of this pid namespace mean something else in another's /proc
+    syscalls.mount("proc", "/proc", "proc", flags=syscalls.MS_NOSUID | syscalls.MS_NODEV | syscalls.MS_NOEXEC)
+    syscalls.mount("roost", spec.mount_point, "tmpfs", options="mode=0755")
+    os.chdir(spec.mount_point)
+    userns = idmap.user_namespace(idmap.shifted(spec.base), idmap.shifted(spec.base)) if spec.base else None
+    names = lower_names(len(spec.layers))
+    for name, layer in zip(names, spec.layers, strict=True):
+        os.mkdir(name)
+        idmap.mount_mapped(layer, name, userns)
+    os.mkdir("rw")
+    idmap.mount_mapped(spec.directory, "rw", userns)
+    if userns is not None:
+        os.close(userns)
+    os.mkdir("merged")
+    overlay = Overlay(lower=tuple(names), upper="rw/upper", work="rw/work", volatile=spec.volatile)
+    mount_overlay(overlay, "merged", owner=spec.base)
+    if spec.overlaid or spec.bound:
+        _mount_given(spec)
+    _make_mount_points(spec)
+
+
+def _mount_given(spec: Spec) -> None:
+    """The caller's directories, each with its owner shown as the session's user."""
+    uid, gid, _ = account(spec.user)
+    for number, item in enumerate(spec.overlaid):
+        _mount_overlaid(spec, number, item, *((uid, gid) if item.give else (0, 0)))
+    for number, bound in enumerate(spec.bound):
+        name = f"b{number}"
+        info = os.stat(bound.source)
+        if os.path.isdir(bound.source):
+            os.mkdir(name)
+        else:
+            os.close(os.open(name, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+        attributes = syscalls.MOUNT_ATTR_RDONLY if bound.read_only else 0
+        try:
+            _mount_as(bound.source, name, (info.st_uid, info.st_gid), (uid, gid), spec.base, attributes)
+        except HostError:  # sockets, devices, file systems without ids: shown as they are
+            idmap.mount_mapped(bound.source, name, None, attributes=attributes)
+
+
+def _mount_as(source: str, target: str, owner: tuple[int, int], user: tuple[int, int], base: int, attributes: int = 0) -> None:
+    uids, gids = (idmap.given_to(a, b, base) for a, b in zip(owner, user, strict=True))
+    plain = base == 0 and owner == user
+    userns = None if plain else idmap.user_namespace(uids, gids)
+    try:
+        idmap.mount_mapped(source, target, userns, attributes=attributes)
+    finally:
+        if userns is not None:
+            os.close(userns)
+
+
+def _mount_overlaid(spec: Spec, number: int, item: Overlaid, uid: int, gid: int) -> None:
+    info = os.stat(item.source)
+    lower, merged, changes = f"ol{number}", f"o{number}", f"rw/{item.name}"
+    os.mkdir(lower)
+    os.mkdir(merged)
+    _mount_as(item.source, lower, (info.st_uid, info.st_gid), (uid, gid), spec.base)
+    # the root of an overlay has its upper directory's owner and mode
+    upper = f"{spec.directory}/{item.name}/upper"
+    os.chown(upper, uid, gid)
+    os.chmod(upper, info.st_mode & 0o7777)
+    overlay = Overlay(lower=(lower,), upper=f"{changes}/upper", work=f"{changes}/work", volatile=spec.volatile)
+    mount_overlay(overlay, merged, owner=spec.base)
+
+
+_NSPAWN_OWN = ("/dev", "/proc", "/run", "/sys", "/tmp")  # file systems that nspawn mounts, and fills itself
+
+
+def _make_mount_points(spec: Spec) -> None:
+    """Makes what nspawn would bind onto: as the host's root it owns nothing that an id-mapped tree can hold."""
+    wanted = [("/etc/hosts", False)]
+    wanted += [(item.target, True) for item in spec.overlaid]
+    wanted += [(item.target, os.path.isdir(item.source)) for item in spec.bound]
+    root = os.open("merged", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    # unlike mount_overlay, plain rights suffice: everything here belongs to, or is open to, the container's root
+    syscalls.prctl(syscalls.PR_SET_SECUREBITS, syscalls.SECBIT_NO_SETUID_FIXUP)
+    syscalls.set_fs_ids(spec.base, spec.base)
+    try:
+        for target, directory in wanted:
+            if not f"{target}/".startswith(tuple(f"{place}/" for place in _NSPAWN_OWN)):
+                make_mount_point(root, target, directory=directory)
+    finally:
+        syscalls.set_fs_ids(0, 0)
+        syscalls.prctl(syscalls.PR_SET_SECUREBITS, 0)
+        os.close(root)
+
+
+def make_mount_point(root: int, target: str, *, directory: bool) -> None:
+    """Makes ``target`` below the directory ``root`` unless it exists; no link in the tree leads out of it."""
+    parts = [part for part in target.split("/") if part]
+    for count in range(1, len(parts) + 1):
+        path = "/" + "/".join(parts[:count])
+        try:
+            os.close(syscalls.openat2(path, os.O_PATH, root=root))
+            continue
+        except FileNotFoundError:
+            pass
+        parent = syscalls.openat2(os.path.dirname(path), os.O_PATH | os.O_DIRECTORY, root=root)
+        try:
+            if directory or count < len(parts):
+                os.mkdir(parts[count - 1], 0o755, dir_fd=parent)
+            else:
+                flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+                os.close(os.open(parts[count - 1], flags, 0o644, dir_fd=parent))
+        finally:
+            os.close(parent)
+
+
+def account(user: str) -> tuple[int, int, str]:
+    """User id, group id and home of a name, from the mounted machine's own /etc/passwd.
+
+    A name that is not there is root's here; roost-init refuses it.
+    """
+    root = os.open("merged", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fd = syscalls.openat2("/etc/passwd", os.O_RDONLY | os.O_NONBLOCK, root=root)
+        with open(fd, encoding="utf-8", errors="replace") as stream:
+            for line in stream:
+                field = line.rstrip("\n").split(":")
+                if len(field) >= 7 and user in (field[0], field[2]) and field[2].isdecimal() and field[3].isdecimal():
+                    return min(int(field[2]), 65535), min(int(field[3]), 65535), field[5]
+    except OSError:
+        pass
+    finally:
+        os.close(root)
+    number = int(user) if user.isdecimal() and int(user) < idmap.RANGE else 0
+    return number, number, "/" if number else "/root"
+
+
+def become_nspawn(spec: Spec, *, group: Group, filters: Sequence[bytes], fds: Sequence[int], messages: int) -> None:
+    """Turns this process, number 1 of its pid namespace, into nspawn with ``fds`` passed on to the payload.
+
+    ``messages`` takes nspawn's own words. Returns only by raising OSError or HostError.
+    """
+    cgroups.enter(group)
+    mount_all(spec)
+    _place_files(spec)
+    # nspawn keeps locks and sockets by machine name there: ours are private, so names never clash and nothing is left
+    os.makedirs("/run/systemd/nspawn", exist_ok=True)
+    syscalls.mount("roost", "/run/systemd/nspawn", "tmpfs", options="mode=0755")
+    env = {"LISTEN_FDS": str(len(fds)), "LISTEN_PID": "1"}
+    if filters:
+        env["SYSTEMD_SECCOMP"] = "0"
+    for program in filters:
+        syscalls.install_seccomp_filter(program)
+    if not spec.terminal:
+        os.setsid()  # a key pressed on the caller's terminal is the caller's to handle
+        null = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+        os.dup2(null, 0)
+        os.dup2(messages, 1)
+        os.dup2(messages, 2)
+    high = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _HIGH) for fd in fds]
+    for number, fd in enumerate(high, LISTEN_FIRST):
+        os.dup2(fd, number, inheritable=True)
+    try:
+        os.execvpe("systemd-nspawn", nspawn_argv(spec), runner.child_env(env))
+    except FileNotFoundError:
+        raise HostError("systemd-nspawn is not installed", hint="apt install systemd-container") from None
+
+
+def _place_files(spec: Spec) -> None:
+    """What is bound into the container and is no part of its tree."""
+    _write("init", b"")
+    syscalls.mount(spec.init, "init", flags=syscalls.MS_BIND)
+    name = spec.machine.encode()
+    _write("hosts", b"127.0.0.1 localhost\n127.0.1.1 " + name + b"\n::1 localhost ip6-localhost ip6-loopback\n", owner=spec.base, mode=0o644)
+    if not spec.provision:
+        return
+    os.mkdir("provision", 0o700)
+    os.chown("provision", spec.base, spec.base)
+    for path, content in spec.provision.items():
+        _write(f"provision/{path}", content, owner=spec.base, mode=0o600)
+
+
+def _write(path: str, content: bytes, *, owner: int = 0, mode: int = 0o600) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+    with open(fd, "wb") as stream:
+        stream.write(content)
+        os.fchown(fd, owner, owner)
+        os.fchmod(fd, mode)
+
+
+def describe(error: OSError) -> HostError:
+    """What a failed system call of ``mount_all`` means to a person."""
+    hints = {
+        errno.EPERM: "Roost needs root with all capabilities: run it with sudo, or see `roost doctor`",
+        errno.EBUSY: "another session uses the same directory",
+        errno.ENOSPC: "make room, or move Roost's state with --state",
+        errno.ENOENT: "a layer is gone: `roost build` makes it again",
+    }
+    where = f" at {os.fsdecode(error.filename)}" if error.filename else ""
+    brief = f"the session could not be set up: {error.strerror}{where}"
+    return HostError(brief, hint=hints.get(error.errno or 0, "`roost doctor` tries what this host can do"))

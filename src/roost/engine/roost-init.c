@@ -1,0 +1,263 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * PID 1 of a session: starts one command, reaps what is orphaned, and tells Roost exactly how the command ended.
+ *
+ * nspawn's own stub (--as-pid2) reports every death by a signal as exit status 255, so that the signal is lost. This
+ * program is bind-mounted into the container; it is static, hence runs in any tree, of any libc or none.
+ *
+ *   roost-init USER DIRECTORY TERMINAL COMMAND [ARGUMENT...]
+ *
+ * USER is a name of the container's /etc/passwd or a number, DIRECTORY is empty for the user's home (or /), TERMINAL is 1 when
+ * the standard streams are nspawn's console, else 0.
+ *
+ * Descriptors (passed by nspawn as LISTEN_FDS): 3 a SOCK_SEQPACKET socket to Roost; without a terminal also 4, 5, 6,
+ * which become the command's standard streams, so that nspawn's own messages never mix with the command's output.
+ *
+ * To Roost: 'E' + text: the command could not be started, status follows. 'X' + struct ended: it ended; the last packet.
+ * From Roost: one byte: the number of a signal for every process in the container. End of file: Roost is gone, so stop.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <grp.h>
+#include <limits.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+enum { CONTROL = 3, STREAMS = 4, MAX_GROUPS = 256, LINE = 65536, SETUP_FAILED = 125 };
+
+struct ended { /* native byte order; roost.engine.control unpacks it */
+    int32_t status; /* as wait(2) has it */
+    int32_t unused;
+    uint64_t user_usec, system_usec, max_rss_kib;
+};
+
+struct account {
+    uid_t uid;
+    gid_t gid;
+    char name[256], home[PATH_MAX], shell[PATH_MAX];
+    gid_t groups[MAX_GROUPS];
+    int n_groups;
+};
+
+static void tell(const char *format, ...) {
+    char text[2048] = "E";
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(text + 1, sizeof text - 1, format, arguments);
+    va_end(arguments);
+    (void) !send(CONTROL, text, strlen(text), MSG_NOSIGNAL);
+}
+
+/* Splits a line at ':' in place; returns the number of fields. */
+static int split(char *line, char **fields, int most) {
+    int n = 0;
+    line[strcspn(line, "\n")] = 0;
+    while (n < most) {
+        fields[n++] = line;
+        if (!(line = strchr(line, ':')))
+            break;
+        *line++ = 0;
+    }
+    return n;
+}
+
+static int number(const char *text, unsigned long *value) {
+    char *end;
+    errno = 0;
+    *value = strtoul(text, &end, 10);
+    return *text >= '0' && *text <= '9' && !*end && !errno && *value < 65536;
+}
+
+/* Fills in an account from /etc/passwd and /etc/group: no NSS, which a static program cannot have in a foreign tree. */
+static int look_up(const char *wanted, struct account *a) {
+    static char line[LINE];
+    char *f[7], *member, *rest;
+    unsigned long id = 0, value;
+    int by_number = number(wanted, &id), found = 0;
+    FILE *file = fopen("/etc/passwd", "re");
+
+    while (file && fgets(line, sizeof line, file)) {
+        if (split(line, f, 7) < 7 || !number(f[2], &value))
+            continue;
+        if (by_number ? value != id : strcmp(f[0], wanted) != 0)
+            continue;
+        a->uid = (uid_t) value;
+        a->gid = number(f[3], &value) ? (gid_t) value : 65534;
+        snprintf(a->name, sizeof a->name, "%s", f[0]);
+        snprintf(a->home, sizeof a->home, "%s", f[5]);
+        snprintf(a->shell, sizeof a->shell, "%s", f[6]);
+        found = 1;
+        break;
+    }
+    if (file)
+        fclose(file);
+    if (!found) {
+        if (!by_number && strcmp(wanted, "root") != 0)
+            return 0;
+        a->uid = (uid_t) id; /* root, or a number that has no name */
+        a->gid = (gid_t) id;
+        snprintf(a->name, sizeof a->name, "%s", wanted);
+    }
+    if (!a->home[0])
+        snprintf(a->home, sizeof a->home, "%s", a->uid ? "/" : "/root");
+    a->groups[a->n_groups++] = a->gid;
+    file = fopen("/etc/group", "re");
+    while (file && fgets(line, sizeof line, file)) {
+        if (split(line, f, 4) < 4 || !number(f[2], &value))
+            continue;
+        for (member = strtok_r(f[3], ",", &rest); member; member = strtok_r(NULL, ",", &rest))
+            if (strcmp(member, a->name) == 0 && a->n_groups < MAX_GROUPS && (gid_t) value != a->gid)
+                a->groups[a->n_groups++] = (gid_t) value;
+    }
+    if (file)
+        fclose(file);
+    return 1;
+}
+
+static void clean_environment(const struct account *a) {
+    const char *ours[] = {"LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "NOTIFY_SOCKET", "SYSTEMD_SECCOMP", NULL};
+    for (const char **name = ours; *name; name++)
+        unsetenv(*name);
+    setenv("HOME", a->home, 1);
+    setenv("USER", a->name, 1);
+    setenv("LOGNAME", a->name, 1);
+    if (a->shell[0])
+        setenv("SHELL", a->shell, 1);
+}
+
+static int enter_directory(const char *directory, const struct account *a) {
+    if (directory[0])
+        return chdir(directory);
+    return chdir(a->home) < 0 ? chdir("/") : 0;
+}
+
+/* In the child: becomes the command, or says why not and ends as a shell would. */
+static void become(char **argv, const char *user, const char *directory, int terminal) {
+    static struct account account;
+    sigset_t none;
+
+    for (int i = 1; i < NSIG; i++)
+        signal(i, SIG_DFL);
+    sigemptyset(&none);
+    sigprocmask(SIG_SETMASK, &none, NULL);
+    if (setsid() < 0 || (terminal && ioctl(STDIN_FILENO, TIOCSCTTY, 0) < 0 && errno != EPERM))
+        tell("cannot start a session: %s", strerror(errno));
+    if (!terminal)
+        for (int i = 0; i < 3; i++)
+            if (dup2(STREAMS + i, i) < 0)
+                _exit(SETUP_FAILED);
+    if (!look_up(user, &account)) {
+        tell("no user %s in the machine's /etc/passwd", user);
+        _exit(SETUP_FAILED);
+    }
+    clean_environment(&account);
+    if (setgroups((size_t) account.n_groups, account.groups) < 0 || setresgid(account.gid, account.gid, account.gid) < 0 ||
+        setresuid(account.uid, account.uid, account.uid) < 0) {
+        tell("cannot become user %s: %s", user, strerror(errno));
+        _exit(SETUP_FAILED);
+    }
+    if (enter_directory(directory, &account) < 0) {
+        tell("cannot change to the directory %s: %s", directory, strerror(errno));
+        _exit(SETUP_FAILED);
+    }
+    if (!terminal)
+        for (int i = STREAMS; i < STREAMS + 3; i++)
+            close(i);
+    fcntl(CONTROL, F_SETFD, FD_CLOEXEC);
+    execvp(argv[0], argv);
+    int code = errno;
+    dprintf(STDERR_FILENO, "roost: %s: %s\n", argv[0], code == ENOENT && !strchr(argv[0], '/') ? "command not found" : strerror(code));
+    _exit(code == ENOENT ? 127 : 126);
+}
+
+static void report(int status, const struct rusage *used) {
+    struct {
+        char tag[8];
+        struct ended ended;
+    } packet = {"X", {.status = status}};
+    packet.ended.user_usec = (uint64_t) used->ru_utime.tv_sec * 1000000u + (uint64_t) used->ru_utime.tv_usec;
+    packet.ended.system_usec = (uint64_t) used->ru_stime.tv_sec * 1000000u + (uint64_t) used->ru_stime.tv_usec;
+    packet.ended.max_rss_kib = (uint64_t) used->ru_maxrss;
+    (void) !send(CONTROL, &packet, sizeof packet, MSG_NOSIGNAL);
+}
+
+/* Reaps until `child` has ended; its wait status is then in *status. */
+static int reap(pid_t child, int *status, struct rusage *used) {
+    pid_t pid;
+    while ((pid = wait4(-1, status, WNOHANG, used)) > 0)
+        if (pid == child)
+            return 1;
+    return 0;
+}
+
+static int supervise(pid_t child, int signals) {
+    struct pollfd watched[] = {{.fd = signals, .events = POLLIN}, {.fd = CONTROL, .events = POLLIN}};
+    for (;;) {
+        int status;
+        struct rusage used;
+        struct signalfd_siginfo info;
+        unsigned char signal_number;
+
+        if (reap(child, &status, &used)) {
+            report(status, &used);
+            return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+        }
+        if (poll(watched, 2, -1) < 0 && errno != EINTR)
+            return SETUP_FAILED;
+        if (watched[0].revents & POLLIN)
+            (void) !read(signals, &info, sizeof info);
+        if (watched[1].revents) {
+            if (recv(CONTROL, &signal_number, 1, MSG_DONTWAIT) == 1)
+                kill(-1, signal_number);
+            else if (errno != EAGAIN && errno != EINTR)
+                return SETUP_FAILED; /* Roost is gone: as PID 1 ends, so does everything else here */
+        }
+    }
+}
+
+int main(int argc, char **argv) {
+    sigset_t all;
+    int signals, terminal;
+    pid_t child;
+
+    if (argc == 2 && strcmp(argv[1], "--pause") == 0) { /* for reading nspawn's seccomp filters from outside */
+        (void) !write(STDOUT_FILENO, "ready\n", 6);
+        for (;;)
+            pause();
+    }
+    if (argc < 5) {
+        dprintf(STDERR_FILENO, "usage: roost-init USER DIRECTORY TERMINAL COMMAND [ARGUMENT...]\n");
+        return SETUP_FAILED;
+    }
+    terminal = argv[3][0] == '1';
+    sigfillset(&all);
+    sigprocmask(SIG_SETMASK, &all, NULL);
+    prctl(PR_SET_NAME, "roost-init");
+    if (terminal) /* let go of the console, so that the command's own session can have it for job control */
+        ioctl(STDIN_FILENO, TIOCNOTTY);
+    signals = signalfd(-1, &all, SFD_CLOEXEC | SFD_NONBLOCK);
+    child = signals < 0 ? -1 : fork();
+    if (child < 0) {
+        tell("cannot start a process: %s", strerror(errno));
+        return SETUP_FAILED;
+    }
+    if (child == 0)
+        become(argv + 4, argv[1], argv[2], terminal);
+    if (!terminal) /* the streams end when the command's last process has closed them, not when we end */
+        for (int i = STREAMS; i < STREAMS + 3; i++)
+            close(i);
+    return supervise(child, signals);
+}

@@ -1,0 +1,127 @@
+"""nspawn's own seccomp filters, compiled once instead of at every start.
+
+Four fifths of an nspawn start are libseccomp compiling the same programs again. So a stock nspawn is started once on an
+empty tree, the kernel is asked for the programs that its payload runs under (PTRACE_SECCOMP_GET_FILTER), and they are
+kept. A session's process installs them and then starts nspawn with SYSTEMD_SECCOMP=0: the payload runs under exactly
+the programs that stock nspawn would have given it. The system tests compare the two, call by call.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import glob
+import hashlib
+import os
+import shutil
+import signal
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from roost.engine.spec import INIT, escape, filter_options
+from roost.errors import HostError
+from roost.host import cgroups, files, runner, syscalls
+
+if TYPE_CHECKING:
+    from roost.engine.spec import Spec
+
+_WALL = 0x40000000  # wait4(2): __WALL, any kind of child or tracee
+_LIMIT = 64  # programs; nspawn 252 has five
+
+
+def filters(spec: Spec, *, directory: str) -> list[bytes]:
+    """The programs for ``spec``, from ``directory`` or made now; empty where the kernel cannot tell them.
+
+    With none, nspawn compiles its own as ever: slower, never weaker. Raises HostError when nspawn does not start.
+    """
+    path = os.path.join(directory, _key(filter_options(spec)))
+    try:
+        with open(path, "rb") as stream:
+            return msgspec.msgpack.decode(stream.read(), type=list[bytes])
+    except (FileNotFoundError, msgspec.DecodeError):
+        pass
+    programs = [bytes.fromhex(text) for text in runner.in_child(lambda: _capture(spec))]
+    files.write_atomic(path, msgspec.msgpack.encode(programs), mode=0o600)
+    return programs
+
+
+def _key(options: tuple[str, ...]) -> str:
+    """What the programs depend on: nspawn and libseccomp as installed, the kernel, and the options."""
+    parts: list[object] = [os.uname().release, os.uname().machine, options]
+    program = shutil.which("systemd-nspawn", path=runner.child_env({})["PATH"])
+    if program is None:
+        raise HostError("systemd-nspawn is not installed", hint="apt install systemd-container")
+    for path in (program, *sorted(glob.glob("/usr/lib/*/libseccomp.so.2") + glob.glob("/usr/lib*/libseccomp.so.2"))):
+        info = os.stat(path)
+        parts.append((path, info.st_ino, info.st_size, info.st_mtime_ns))
+    return "seccomp-" + hashlib.sha256(msgspec.json.encode(parts)).hexdigest()[:24]
+
+
+def _capture(spec: Spec) -> list[str]:
+    """Starts a stock nspawn in namespaces of its own and reads its payload's programs, as hexadecimal text.
+
+    Runs in a child of its own: the tracee is waited for, and whatever is left ends with the pid namespace.
+    """
+    reader, writer = os.pipe()
+    group = cgroups.create(f"roost-seccomp-{os.getpid()}")
+    pid = runner.fork(lambda: _stock(spec, group, writer), new_pid_namespace=True)
+    try:
+        os.close(writer)
+        said = os.read(reader, 4096)
+        if b"ready" not in said:
+            raise HostError("systemd-nspawn does not start here", details=said.decode(errors="replace"), hint="see `roost doctor`")
+        return _programs(_leaf(pid))
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        os.close(reader)
+        cgroups.remove(group)
+
+
+def _stock(spec: Spec, group: cgroups.Group, output: int) -> None:
+    runner.die_with_parent()
+    cgroups.enter(group)
+    syscalls.unshare(syscalls.CLONE_NEWNS)
+    syscalls.mount("none", "/", flags=syscalls.MS_REC | syscalls.MS_PRIVATE)
+    syscalls.mount("proc", "/proc", "proc")
+    os.makedirs("/run/systemd/nspawn", exist_ok=True)
+    for place in ("/run/systemd/nspawn", spec.mount_point):
+        syscalls.mount("roost", place, "tmpfs", options="mode=0755")
+    tree = f"{spec.mount_point}/tree"
+    os.makedirs(f"{tree}/usr")
+    argv = ["systemd-nspawn", "--quiet", "--keep-unit", "--register=no", "--settings=no", f"--directory={tree}"]
+    argv += ["--machine=roost-seccomp", "--link-journal=no", "--resolv-conf=off", "--timezone=off", "--console=pipe"]
+    argv += [*filter_options(spec), f"--bind-ro={escape(spec.init)}:{INIT}", "--", INIT, "--pause"]
+    os.dup2(os.open("/dev/null", os.O_RDWR), 0)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    os.execvpe(argv[0], argv, runner.child_env({}))
+
+
+def _leaf(pid: int) -> int:
+    """The youngest descendant: the payload."""
+    while True:
+        with open(f"/proc/{pid}/task/{pid}/children", encoding="ascii") as stream:
+            below = stream.read().split()
+        if not below:
+            return pid
+        pid = int(below[-1])
+
+
+def _programs(pid: int) -> list[str]:
+    syscalls.ptrace(syscalls.PTRACE_SEIZE, pid)
+    syscalls.ptrace(syscalls.PTRACE_INTERRUPT, pid)
+    os.waitpid(pid, _WALL)
+    found: list[str] = []
+    try:
+        while len(found) < _LIMIT:
+            found.append(syscalls.seccomp_filter_of(pid, len(found)).hex())
+    except OSError as e:
+        if e.errno not in (errno.ENOENT, errno.EINVAL, errno.EIO, errno.EACCES):
+            raise
+        return found if e.errno == errno.ENOENT else []
+    finally:
+        syscalls.ptrace(syscalls.PTRACE_DETACH, pid)  # a tracee that is killed would wait for its tracer for ever
+    return found

@@ -1,0 +1,89 @@
+"""What a container shall be, as a value; nspawn's command line is a pure function of it."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from msgspec import Struct
+
+INIT = "/run/roost-init"  # where roost-init is seen inside
+PROVISION = "/run/roost/provision"  # where a layer's steps see what they may use and must not keep
+
+
+class Overlaid(Struct, frozen=True, kw_only=True):
+    """A host directory seen inside as a copy-on-write tree; changes go to ``name`` in the session's directory.
+
+    With ``give``, what the directory's owner has on the host belongs to the session's user inside.
+    """
+
+    source: str
+    target: str
+    name: str
+    give: bool = True
+
+
+class Bound(Struct, frozen=True, kw_only=True):
+    """A host path seen inside as it is, its owner as the session's user."""
+
+    source: str
+    target: str
+    read_only: bool
+
+
+class Spec(Struct, frozen=True, kw_only=True):
+    """A command in a container.
+
+    ``layers`` are directories on the host, the top one first; ``directory`` is the session's, with ``upper`` and
+    ``work``. ``base`` is the host id of the container's root, 0 for no user namespace. ``mount_point`` is an existing
+    host directory, used inside a private mount namespace only. ``init`` is the host path of roost-init.
+    """
+
+    machine: str
+    layers: tuple[str, ...]
+    directory: str
+    mount_point: str
+    init: str
+    base: int
+    command: tuple[str, ...]
+    user: str = "root"
+    chdir: str = ""
+    env: dict[str, str] = {}
+    overlaid: tuple[Overlaid, ...] = ()
+    bound: tuple[Bound, ...] = ()
+    provision: dict[str, bytes] = {}
+    network: Literal["host", "none"] = "host"
+    terminal: bool = False
+    volatile: bool = True
+    suppress_sync: bool = False
+
+
+def escape(path: str) -> str:
+    """A path for --bind=: ':' separates there, and '\\' escapes (systemd-nspawn(1))."""
+    return path.replace("\\", "\\\\").replace(":", "\\:")
+
+
+def filter_options(spec: Spec) -> tuple[str, ...]:
+    """The options that nspawn's seccomp filters depend on; the others do not change them."""
+    network = ("--private-network",) if spec.network == "none" else ()
+    return (*network, *(("--suppress-sync=yes",) if spec.suppress_sync else ()))
+
+
+def nspawn_argv(spec: Spec) -> tuple[str, ...]:
+    """The command line. Paths below ``mount_point`` are those that ``roost.engine.launch`` mounts."""
+    here = spec.mount_point
+    argv = ["systemd-nspawn", "--quiet", "--keep-unit", "--register=no", "--settings=no", f"--machine={spec.machine}"]
+    argv += [f"--directory={here}/merged", "--link-journal=no", "--timezone=off"]
+    argv += ["--resolv-conf=" + ("off" if spec.network == "none" else "bind-host")]
+    argv += ["--console=" + ("interactive" if spec.terminal else "pipe")]
+    if spec.base:
+        argv += [f"--private-users={spec.base}:65536", "--private-users-ownership=off"]
+    argv += filter_options(spec)
+    argv.append(f"--bind-ro={escape(here)}/init:{INIT}")
+    argv.append(f"--bind={escape(here)}/hosts:/etc/hosts")
+    if spec.provision:
+        argv.append(f"--bind-ro={escape(here)}/provision:{PROVISION}")
+    argv += [f"--bind={escape(here)}/o{n}:{escape(item.target)}" for n, item in enumerate(spec.overlaid)]
+    for n, item in enumerate(spec.bound):
+        argv.append(f"--bind{'-ro' if item.read_only else ''}={escape(here)}/b{n}:{escape(item.target)}")
+    argv += [f"--setenv={name}={value}" for name, value in spec.env.items()]
+    return (*argv, "--", INIT, spec.user, spec.chdir, "1" if spec.terminal else "0", *spec.command)

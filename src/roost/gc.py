@@ -1,0 +1,71 @@
+"""What nobody needs any more: layers that no definition, session or name uses, and the results of old runs."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from roost.host import files
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from roost.api import Removal
+    from roost.store import Store
+
+RESULTS_KEPT = 50  # the newest runs' logs
+
+
+def collect(store: Store, chains: Iterable[tuple[str, ...]], *, dry_run: bool) -> list[Removal]:
+    """Removes, from the top down, what is not in ``chains`` nor used otherwise; with ``dry_run`` only says so.
+
+    A layer that a session starts to use meanwhile stays: it is looked at again just before it goes.
+    """
+    from roost.api import Removal  # noqa: PLC0415  # the value's home is the public module
+
+    found = []
+    for record in store.all_remembered():
+        if not os.path.exists(record.definition):
+            found.append(Removal(kind="definition", name=record.definition, reason="the file is gone"))
+            if not dry_run:
+                store.forget(record.definition)
+    used = _used(store, chains, gone={item.name for item in found})
+    for layer in sorted(store.layers(), key=lambda item: -len(item.parents)):
+        if layer.digest in used:
+            continue
+        if not dry_run:
+            if layer.digest in _in_sessions(store):
+                continue
+            store.remove_layer(layer.digest)
+        found.append(Removal(kind="layer", name=f"{layer.digest[:12]} {layer.name}", reason="nothing uses it", size=layer.size))
+    return found + _old_results(store, dry_run=dry_run)
+
+
+def _used(store: Store, chains: Iterable[tuple[str, ...]], gone: set[str]) -> set[str]:
+    used = {digest for chain in chains for digest in chain}
+    for record in store.all_remembered():
+        if record.definition not in gone:
+            used.update(digest for chain in record.chains.values() for digest in chain)
+    for digest in store.names().values():
+        used.add(digest)
+        if store.has(digest):
+            used.update(store.layer(digest).parents)
+    return used | _in_sessions(store)
+
+
+def _in_sessions(store: Store) -> set[str]:
+    return {digest for record, _ in store.sessions() for digest in record.layers}
+
+
+def _old_results(store: Store, *, dry_run: bool) -> list[Removal]:
+    from roost.api import Removal  # noqa: PLC0415
+
+    top = f"{store.state}/results"
+    found = []
+    for name in sorted(os.listdir(top))[:-RESULTS_KEPT]:
+        path = f"{top}/{name}"
+        size = files.usage(path).size if os.path.isdir(path) else os.path.getsize(path)
+        found.append(Removal(kind="result", name=name, reason=f"older than the last {RESULTS_KEPT}", size=size))
+        if not dry_run:
+            files.remove_tree(path)
+    return found

@@ -1,0 +1,212 @@
+"""Files and directories: locks, publishing by rename, and removal that never leaves the tree it was given."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import secrets
+import stat
+import time
+from typing import TYPE_CHECKING
+
+from roost.errors import BusyError, StoreError
+from roost.host import syscalls
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+def try_lock(path: str, *, shared: bool = False) -> int | None:
+    """A descriptor that holds an flock on ``path`` (made when missing), or None when somebody else has it.
+
+    The lock is on the file that has the name now: one that was replaced or removed meanwhile does not count.
+    """
+    while True:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            fcntl.flock(fd, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(fd), os.stat(path, follow_symlinks=False)):
+                return fd
+        except BlockingIOError:
+            os.close(fd)
+            return None
+        except FileNotFoundError:  # removed between open and stat: the next round makes it anew
+            pass
+        except BaseException:
+            os.close(fd)
+            raise
+        os.close(fd)
+
+
+@contextlib.contextmanager
+def locked(path: str, *, seconds: float | None = None, shared: bool = False) -> Iterator[int]:
+    """Holds an flock on ``path``; waits at most ``seconds`` for it (None: for ever).
+
+    Raises BusyError when the time is over.
+    """
+    deadline = None if seconds is None else time.monotonic() + seconds
+    while (fd := try_lock(path, shared=shared)) is None:
+        if deadline is not None and time.monotonic() >= deadline:
+            raise BusyError(f"{path} is locked", hint="another roost is at work on it: wait for it, or end it")
+        time.sleep(0.02)  # flock(2) cannot wait with a deadline
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def write_atomic(path: str, data: bytes, *, mode: int = 0o644, durable: bool = False) -> None:
+    """Writes a file so that a reader sees the old content or the new, never a part.
+
+    ``durable``: it and its name are on the disk when this returns.
+    """
+    part = f"{path}.{secrets.token_hex(4)}.part"
+    fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+    try:
+        with open(fd, "wb") as stream:
+            stream.write(data)
+            stream.flush()
+            if durable:
+                os.fsync(stream.fileno())
+        os.rename(part, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(part)
+        raise
+    if durable:
+        fsync_directory(os.path.dirname(path))
+
+
+def fsync_directory(path: str) -> None:
+    """The names in a directory reach the disk."""
+    fd = os.open(path, _DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def publish(stage: str, final: str) -> bool:
+    """Gives a finished directory its final name, when all of it is on the disk; False: somebody was faster."""
+    fd = os.open(stage, _DIRECTORY)
+    try:
+        syscalls.syncfs(fd)
+    finally:
+        os.close(fd)
+    try:
+        os.rename(stage, final)
+    except OSError as e:
+        if e.errno in (errno.EEXIST, errno.ENOTEMPTY):
+            return False
+        raise
+    fsync_directory(os.path.dirname(final))
+    return True
+
+
+def remove_tree(path: str) -> None:
+    """Removes a directory with all that is in it; missing is fine.
+
+    No symbolic link is followed and no other file system is entered: a mount below is refused, with nothing removed in
+    it (StoreError). Works on descriptors, so that a tree that changes meanwhile cannot lead it astray.
+    """
+    parent, name = os.path.split(path)
+    try:
+        parent_fd = os.open(parent, _DIRECTORY & ~os.O_NOFOLLOW)
+    except FileNotFoundError:
+        return
+    try:
+        _remove_at(parent_fd, name, path, device=None)
+    finally:
+        os.close(parent_fd)
+
+
+def _remove_at(parent: int, name: str, shown: str, *, device: int | None) -> None:
+    """Depth first without recursion: a tree may be deeper than Python's stack, and than PATH_MAX."""
+    stack: list[tuple[int, str, list[str]]] = []
+    try:
+        fd = _open_directory(parent, name, shown, device)
+        if fd is None:
+            return
+        device = os.fstat(fd).st_dev
+        stack.append((fd, name, _empty(fd)))
+        while stack:
+            fd, name, below = stack[-1]
+            if below:
+                child = below.pop()
+                inner = _open_directory(fd, child, f"{shown}/…/{child}", device)
+                if inner is not None:
+                    stack.append((inner, child, _empty(inner)))
+                continue
+            stack.pop()
+            os.close(fd)
+            os.rmdir(name, dir_fd=stack[-1][0] if stack else parent)
+    finally:
+        for fd, _, _ in stack:
+            os.close(fd)
+
+
+def _empty(fd: int) -> list[str]:
+    """Unlinks everything in a directory that is no directory; the names of the directories."""
+    below = []
+    with os.scandir(fd) as entries:
+        names = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
+    for name, is_directory in names:
+        if is_directory:
+            below.append(name)
+        else:
+            os.unlink(name, dir_fd=fd)
+    return below
+
+
+def _open_directory(parent: int, name: str, shown: str, device: int | None) -> int | None:
+    """Opens a directory of the tree; None when it is gone or was no directory (and is now unlinked)."""
+    try:
+        fd = os.open(name, _DIRECTORY, dir_fd=parent)
+    except FileNotFoundError:
+        return None
+    except NotADirectoryError:
+        os.unlink(name, dir_fd=parent)
+        return None
+    if device is not None and os.fstat(fd).st_dev != device:
+        os.close(fd)
+        raise StoreError(
+            f"not removed: something is mounted at {shown}",
+            hint=f"see `findmnt {shown}`; unmount it, then try again",
+        )
+    return fd
+
+
+class Usage:
+    """What a tree occupies: ``size`` in bytes of disk blocks, ``files`` counted once per inode."""
+
+    def __init__(self) -> None:
+        self.size = 0
+        self.files = 0
+
+
+def usage(path: str) -> Usage:
+    """Adds up a tree without leaving its file system; what vanishes meanwhile is not counted."""
+    total = Usage()
+    seen: set[int] = set()
+    pending = [path]
+    device = os.stat(path, follow_symlinks=False).st_dev
+    while pending:
+        try:
+            with os.scandir(pending.pop()) as entries:
+                for entry in entries:
+                    info = entry.stat(follow_symlinks=False)
+                    if info.st_nlink > 1 and not stat.S_ISDIR(info.st_mode):
+                        if info.st_ino in seen:
+                            continue
+                        seen.add(info.st_ino)
+                    total.size += info.st_blocks * 512
+                    total.files += 1
+                    if stat.S_ISDIR(info.st_mode) and info.st_dev == device:
+                        pending.append(entry.path)
+        except OSError:
+            continue
+    return total

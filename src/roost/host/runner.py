@@ -1,0 +1,271 @@
+"""The one door to other processes: nothing else in Roost starts one.
+
+``run`` starts a program and reads it to its end; ``fork`` and ``in_child`` run a Python function in a child, for work
+that needs namespaces of its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import selectors
+import shlex
+import signal
+import subprocess
+import time
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import msgspec
+from msgspec import Struct
+
+from roost.errors import CommandError, Error, HostError
+from roost.host import syscalls
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+BLOCK = 65536
+GRACE = 5.0  # seconds between TERM and KILL
+KEPT = 1 << 20  # bytes of output kept for messages; the rest has been handed on
+
+_INHERITED = ("TERM", "http_proxy", "https_proxy", "ftp_proxy", "no_proxy", "HTTPS_PROXY", "NO_PROXY", "SOURCE_DATE_EPOCH")
+# setpriv: util-linux's unshare ends its child when it ends, but nothing would end unshare when Roost is killed
+_PRIVATE = (
+    "setpriv", "--pdeathsig", "KILL", "unshare", "--mount", "--propagation=private", "--pid", "--fork", "--mount-proc",
+    "--kill-child", "--",
+)  # fmt: skip
+
+
+class Command(Struct, frozen=True, kw_only=True):
+    """A program to run on the host. ``private``: in mount and pid namespaces of its own, so that nothing outlives it."""
+
+    argv: tuple[str, ...]
+    env: dict[str, str] = {}
+    cwd: str | None = None
+    stdin: bytes = b""
+    timeout: float | None = None
+    private: bool = False
+
+
+class Finished(Struct, frozen=True, kw_only=True):
+    """How a program ended: ``status`` as subprocess has it (negative: a signal); ``output`` is the last of both streams."""
+
+    command: Command
+    status: int
+    output: bytes
+    seconds: float
+
+
+def child_env(extra: Mapping[str, str]) -> dict[str, str]:
+    """The environment of every child: built, not inherited, so that it is the same in a shell, in cron and in CI."""
+    kept = {name: os.environ[name] for name in _INHERITED if name in os.environ}
+    base = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8", "HOME": "/root"}
+    return {**base, **kept, **extra}
+
+
+def run(command: Command, *, on_output: Callable[[bytes], None] | None = None) -> Finished:
+    """Runs a program to its end and reads all that it prints.
+
+    Raises HostError when it is not installed, CommandError when it runs out of time (then all of it was killed).
+    """
+    began = time.monotonic()
+    argv = command.argv
+    if command.private:
+        argv = (*_PRIVATE, *argv)
+    with contextlib.ExitStack() as stack:
+        try:
+            child = subprocess.Popen(
+                argv, env=child_env(command.env), cwd=command.cwd, start_new_session=True,
+                stdin=subprocess.PIPE if command.stdin else subprocess.DEVNULL,
+                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, bufsize=0,
+            )  # fmt: skip
+        except FileNotFoundError as e:
+            name = command.argv[0] if e.filename != command.cwd else str(command.cwd)
+            raise HostError(f"{name} is not installed", hint=f"apt install {name}") from None
+        stack.callback(_end, child)
+        output = _communicate(child, command, on_output, began)
+        status = child.wait()
+    return Finished(command=command, status=status, output=output, seconds=time.monotonic() - began)
+
+
+def check(done: Finished) -> Finished:
+    """Raises CommandError, with a line to paste and the end of the output, unless the status is 0."""
+    if done.status == 0:
+        return done
+    tail = done.output[-4000:].decode(errors="replace").strip()
+    raise CommandError(
+        f"{done.command.argv[0]}: {ending(done.status)}",
+        details=f"$ {shlex.join(done.command.argv)}\n{tail}",
+    )
+
+
+def ending(status: int) -> str:
+    """How a status reads: ``exit status 2``, ``killed by SIGKILL``."""
+    return f"killed by {signal_name(-status)}" if status < 0 else f"exit status {status}"
+
+
+def signal_name(number: int) -> str:
+    """SIGSEGV for 11; a number without a name (a real-time signal) stays one: ``SIG35``."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"SIG{number}"
+
+
+def _communicate(
+    child: subprocess.Popen[bytes], command: Command, on_output: Callable[[bytes], None] | None, began: float
+) -> bytes:
+    """Feeds and reads until both the output has ended and the program has, or only the program (a daemon holds the pipe)."""
+    assert child.stdout is not None
+    kept = bytearray()
+    pending = memoryview(command.stdin)
+    gone = os.pidfd_open(child.pid)
+    with contextlib.closing(selectors.DefaultSelector()) as poller, contextlib.ExitStack() as stack:
+        stack.callback(os.close, gone)
+        poller.register(gone, selectors.EVENT_READ)
+        poller.register(child.stdout, selectors.EVENT_READ)
+        if child.stdin is not None:
+            os.set_blocking(child.stdin.fileno(), False)
+            poller.register(child.stdin, selectors.EVENT_WRITE)
+        while True:
+            left = None if command.timeout is None else max(0.0, began + command.timeout - time.monotonic())
+            ready = {key.fileobj for key, _ in poller.select(left)}
+            if not ready and left is not None:
+                raise CommandError(f"{command.argv[0]} did not end within {command.timeout:g} s", details=shlex.join(command.argv))
+            if child.stdin in ready and child.stdin is not None:
+                pending = _feed(child.stdin.fileno(), pending)
+                if not pending:
+                    poller.unregister(child.stdin)
+                    child.stdin.close()
+            if child.stdout in ready:
+                block = os.read(child.stdout.fileno(), BLOCK)
+                if not block:
+                    return bytes(kept)
+                kept += block
+                del kept[:-KEPT]
+                if on_output is not None:
+                    on_output(block)
+            elif gone in ready:
+                return bytes(kept)
+
+
+def _feed(fd: int, data: memoryview) -> memoryview:
+    try:
+        return data[os.write(fd, data[:BLOCK]) :]
+    except BlockingIOError:
+        return data
+    except BrokenPipeError:  # it does not want the rest
+        return data[:0]
+
+
+def _end(child: subprocess.Popen[bytes]) -> None:
+    """TERM, a while, KILL for the whole group; nothing is left, not even a zombie."""
+    if child.stdin is not None:
+        child.stdin.close()
+    if child.poll() is None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child.pid, signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            child.wait(GRACE)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child.pid, signal.SIGKILL)
+        child.wait()
+    if child.stdout is not None:
+        child.stdout.close()
+
+
+def fork(function: Callable[[], object], *, new_pid_namespace: bool = False) -> int:
+    """Runs ``function`` in a child, which ends when the function returns (status 0) or raises (70); returns its pid.
+
+    In a new pid namespace the child is process 1: when it ends, the kernel ends all that it has started.
+    """
+    if not new_pid_namespace:
+        return _fork(function)
+    own = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        syscalls.unshare(syscalls.CLONE_NEWPID)  # for the next child only: undone below
+        try:
+            return _fork(function)
+        finally:
+            syscalls.setns(own, syscalls.CLONE_NEWPID)
+    finally:
+        os.close(own)
+
+
+def _fork(function: Callable[[], object]) -> int:
+    pid = os.fork()
+    if pid:
+        return pid
+    _become(function)
+
+
+def _become(function: Callable[[], object]) -> NoReturn:
+    status = 70
+    try:
+        function()
+        status = 0
+    except SystemExit as e:
+        status = e.code if isinstance(e.code, int) else 70
+    finally:
+        os._exit(status)
+
+
+def in_child(function: Callable[[], Any]) -> Any:
+    """The value of ``function``, computed in a child and brought back as JSON.
+
+    An ``Error`` or OSError that it raises is raised here again. The child dies with this process.
+    """
+    reader, writer = os.pipe()
+
+    def work() -> None:
+        os.close(reader)
+        die_with_parent()
+        answer: dict[str, Any] = {}
+        try:
+            answer["value"] = function()
+        except Error as e:
+            answer["error"] = [type(e).__name__, e.brief, e.details, e.hint]
+        except OSError as e:
+            answer["oserror"] = [e.errno, e.strerror, os.fsdecode(e.filename) if isinstance(e.filename, str | bytes) else None]
+        with open(writer, "wb") as stream:
+            stream.write(msgspec.json.encode(answer))
+
+    pid = fork(work)
+    os.close(writer)
+    with open(reader, "rb") as stream:  # reads to the end before it waits: an answer may be larger than the pipe
+        data = stream.read()
+    _, status = os.waitpid(pid, 0)
+    if not data:
+        raise HostError(f"a helper process ended early: {ending(os.waitstatus_to_exitcode(status))}", hint="try again")
+    answer = msgspec.json.decode(data)
+    if "oserror" in answer:
+        raise OSError(*answer["oserror"])
+    if "error" in answer:
+        raise _revive(*answer["error"])
+    return answer["value"]
+
+
+def _revive(name: str, brief: str, details: str, hint: str) -> Error:
+    from roost import errors  # noqa: PLC0415  # by name, for this one look-up
+
+    kind = getattr(errors, name, Error)
+    return (Error if kind is errors.StepError else kind)(brief, details=details, hint=hint)
+
+
+def die_with_parent(sig: int = signal.SIGKILL) -> None:
+    """This process is sent ``sig`` when the thread that forked it ends (prctl PR_SET_PDEATHSIG)."""
+    syscalls.prctl(syscalls.PR_SET_PDEATHSIG, sig)
+
+
+def reap(pid: int, *, timeout: float | None = None) -> int | None:
+    """Waits for a child; its status as subprocess has it, or None when ``timeout`` seconds have passed."""
+    if timeout is not None:
+        fd = os.pidfd_open(pid)
+        try:
+            if not select.select([fd], [], [], timeout)[0]:
+                return None
+        finally:
+            os.close(fd)
+    _, status = os.waitpid(pid, 0)
+    return os.waitstatus_to_exitcode(status)

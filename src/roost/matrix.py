@@ -1,0 +1,111 @@
+"""One command over many machines: a session each, some at a time, every result in the order of the machines."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from roost.events import RunEnded, RunOutput, RunStarted, Warned
+from roost.pool import Job, Pool
+from roost.results import Result
+from roost.sessions import Session, fresh_id
+from roost.store import SessionRecord
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from roost.events import Monitor
+    from roost.pool import Done, Stop
+    from roost.sessions import Run, Terms
+    from roost.store import Store
+
+
+class Cell(msgspec.Struct, frozen=True, kw_only=True):
+    """One machine's part: its session's record (the id is given when it starts), its terms and its run."""
+
+    record: SessionRecord
+    terms: Terms
+    run: Run
+    key: str
+
+
+class Matrix:
+    """Runs cells. ``keep``: never, on-failure or always; ``logs`` is a directory, empty for no logs."""
+
+    def __init__(
+        self, store: Store, monitor: Monitor, *, jobs: int, keep: str = "never", fail_fast: bool = False, logs: str = "",
+        stop: Stop | None = None, tick: Callable[[], None] | None = None, interval: float | None = None,
+    ) -> None:  # fmt: skip
+        self._store = store
+        self._monitor = monitor
+        self._keep = keep
+        self._fail_fast = fail_fast
+        self._logs = logs
+        self._stop = stop
+        self._pool = Pool(jobs, monitor, stop=stop, tick=tick, interval=interval)
+        self._results: dict[str, Result] = {}
+
+    def run(self, cells: Sequence[Cell]) -> list[Result]:
+        """All results, in the order of ``cells``; a cell that never started is skipped."""
+        by_key = {cell.key: cell for cell in cells}
+        jobs = [Job(key=cell.key, work=self._work(cell)) for cell in cells]
+
+        def on_done(done: Done) -> bool:
+            result = self._result(by_key[done.key], done)
+            self._results[done.key] = result
+            if done.error is not None:
+                self._store.sweep()  # a process that was killed has left its session
+                self._monitor(RunEnded(machine=done.key, state=result.state, seconds=result.seconds))
+            return result.passed or not self._fail_fast
+
+        for key, done in self._pool.run(jobs, on_done=on_done).items():
+            if key not in self._results:
+                self._results[key] = self._result(by_key[key], done)
+        return [self._results[cell.key] for cell in cells]
+
+    def _result(self, cell: Cell, done: Done) -> Result:
+        if done.value is not None:
+            return msgspec.convert(done.value, Result)
+        plain = Result(machine=cell.record.machine, command=cell.run.command, state="skipped")
+        if done.error is None:
+            return plain
+        brief = done.error.brief + (f"\n{done.error.details}" if done.error.details else "")
+        return msgspec.structs.replace(plain, state="error", error=brief, hint=done.error.hint)
+
+    def _work(self, cell: Cell) -> Callable[[Monitor, int], Any]:
+        def work(monitor: Monitor, stop_fd: int) -> Any:
+            log = os.path.join(self._logs, f"{cell.key}.log") if self._logs else ""
+
+            def output(stream: int, data: bytes) -> None:
+                monitor(RunOutput(machine=cell.key, stream=stream, data=data))
+
+            result = run_once(
+                self._store, cell.record, cell.terms, cell.run, keep=self._keep, log=log, on_output=output, merged=True,
+                on_start=lambda session: monitor(RunStarted(machine=cell.key, session=session, log=log)), stop_fd=stop_fd,
+            )  # fmt: skip
+            for text in result.warnings:
+                monitor(Warned(message=text, machine=cell.key))
+            monitor(RunEnded(machine=cell.key, state=result.state, seconds=result.seconds))
+            return msgspec.to_builtins(result)
+
+        return work
+
+
+def run_once(
+    store: Store, record: SessionRecord, terms: Terms, run: Run, *, keep: str = "never",
+    on_start: Callable[[str], None] | None = None, **options: Any,
+) -> Result:  # fmt: skip
+    """A run in a session of its own, thrown away or kept as ``keep`` says. ``options`` are those of ``Session.run``."""
+    record = msgspec.structs.replace(record, id=fresh_id(record.machine), user=run.user)
+    with Session(store, record, terms) as session:
+        if on_start is not None:
+            on_start(session.id)
+        result = session.run(run, **options)
+        if keep == "always" or store.is_asked_to_keep(session.id) or (keep == "on-failure" and result.state in ("failed", "killed", "timed-out")):
+            session.keep(reason=f"{result.state}: {' '.join(run.command)}"[:200], state=result.state)
+            result = msgspec.structs.replace(result, kept=session.id)
+    return result
+
+

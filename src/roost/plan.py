@@ -1,0 +1,199 @@
+"""What exists, what has to be made, and why: a pure function of the machines and of what the store says it has.
+
+A layer's identity is the SHA-256 of canonical JSON: (format, recipe or family version, parent, steps). What is not part
+of it: the host's own mirror, its proxies and its credentials, which decide where a package comes from, not what it is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from msgspec import Struct
+
+from roost.definition.resolve import with_family
+from roost.errors import DefinitionError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Container, Mapping, Sequence
+
+    from roost.definition.model import Base, Contents, Resolved
+
+FORMAT = "layer/1"
+
+
+class LayerPlan(Struct, frozen=True, kw_only=True):
+    """One layer of a plan.
+
+    ``verb`` is reuse or build, ``reason`` says why. ``name`` is what a person calls it: ``base debian bookworm amd64``,
+    ``profile builder``, ``machine bookworm``. ``facts`` are its steps as plain values: the identity's text, kept in the
+    store so that a later plan can say what changed. ``machines`` are those that stand on it.
+    """
+
+    digest: str
+    parent: str
+    kind: str
+    name: str
+    verb: str
+    reason: str
+    family: str
+    machines: tuple[str, ...]
+    facts: dict[str, Any]
+    base: Base | None = None
+    contents: Contents | None = None
+
+
+class MachinePlan(Struct, frozen=True, kw_only=True):
+    """A machine and its layers' digests, the base first."""
+
+    machine: Resolved
+    layers: tuple[str, ...]
+
+
+class Plan(Struct, frozen=True, kw_only=True):
+    """Layers in an order in which they can be made, each once, whoever shares them."""
+
+    machines: tuple[MachinePlan, ...]
+    layers: tuple[LayerPlan, ...]
+
+    @property
+    def to_build(self) -> tuple[LayerPlan, ...]:
+        """Those that are not there yet."""
+        return tuple(layer for layer in self.layers if layer.verb == "build")
+
+
+class Known(Struct, frozen=True, kw_only=True):
+    """What the planner may know of the store.
+
+    ``present``: digests of whole layers. ``last``: machine → the layers it had when it was last built, as (role, digest,
+    facts). ``names``: committed layers by name, as (digest, parents from the base up, family).
+    """
+
+    present: Container[str]
+    last: Mapping[str, Sequence[tuple[str, str, dict[str, Any]]]]
+    names: Mapping[str, tuple[str, tuple[str, ...], str]]
+
+
+def digest(*parts: object) -> str:
+    """SHA-256 of the canonical JSON of ``parts``, in hexadecimal."""
+    text = json.dumps(parts, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def make(machines: Sequence[Resolved], known: Known, versions: Callable[[str, str], list[int]]) -> Plan:
+    """Plans ``machines``. ``versions`` gives the versions of a distribution's recipe and of a family.
+
+    Raises DefinitionError when a machine stands on a committed layer that is not there.
+    """
+    layers: dict[str, LayerPlan] = {}
+    planned = []
+    for machine in machines:
+        chain = list(_chain(machine, known, versions))
+        for layer in chain:
+            earlier = layers.get(layer.digest)
+            users = (*(earlier.machines if earlier else ()), machine.name)
+            layers[layer.digest] = msgspec.structs.replace(earlier or layer, machines=users)
+        below = known.names[machine.base.from_layer][1] if machine.base.from_layer else ()
+        planned.append(MachinePlan(machine=machine, layers=(*below, *(layer.digest for layer in chain))))
+    return Plan(machines=tuple(planned), layers=tuple(layers.values()))
+
+
+def _chain(machine: Resolved, known: Known, versions: Callable[[str, str], list[int]]) -> list[LayerPlan]:
+    """A machine's own layers, the base first; a committed layer below them is not part of it."""
+    last = {role: (old, facts) for role, old, facts in known.last.get(machine.name, ())}
+    chain: list[LayerPlan] = []
+    family = machine.family
+    if machine.base.from_layer:
+        if machine.base.from_layer not in known.names:
+            raise DefinitionError(
+                f"machine {machine.name} stands on the layer {machine.base.from_layer!r}, which is not in the store",
+                details=f"committed layers: {', '.join(sorted(known.names)) or 'none'}",
+                hint=f"make it with `roost session commit SESSION {machine.base.from_layer}`",
+            )
+        parent, _, family = known.names[machine.base.from_layer]
+        machine = with_family(machine, family)
+    else:
+        base = machine.base
+        facts = _base_facts(base)
+        parent = digest(FORMAT, versions(base.distribution, family), "", facts)
+        name = f"base {base.distribution} {base.release} {base.architecture}"
+        chain.append(_layer(parent, "", "base", name, family, facts, known, last, base=base))
+    for contents in machine.layers:
+        facts = contents_facts(contents)
+        own = digest(FORMAT, versions("", family), parent, facts)
+        kind = "profile" if contents.name else "machine"
+        name = f"{kind} {contents.name or machine.name}"
+        chain.append(_layer(own, parent, kind, name, family, facts, known, last, contents=contents))
+        parent = own
+    return chain
+
+
+def _layer(
+    own: str, parent: str, kind: str, name: str, family: str, facts: dict[str, Any], known: Known,
+    last: Mapping[str, tuple[str, dict[str, Any]]], *, base: Base | None = None, contents: Contents | None = None,
+) -> LayerPlan:  # fmt: skip
+    there = own in known.present
+    reason = "present" if there else why(own, facts, last.get("base" if kind == "base" else name))
+    return LayerPlan(
+        digest=own, parent=parent, kind=kind, name=name, verb="reuse" if there else "build", reason=reason, family=family,
+        machines=(), facts=facts, base=base, contents=contents,
+    )  # fmt: skip
+
+
+def _base_facts(base: Base) -> dict[str, Any]:
+    facts = msgspec.to_builtins(base)
+    del facts["keyring"], facts["from_layer"]  # its digest counts, not where it lies
+    return {key: value for key, value in facts.items() if value not in ("", None, False)}
+
+
+def contents_facts(contents: Contents) -> dict[str, Any]:
+    """A layer's steps as plain values; what a file or script holds, as the digest of its content."""
+    facts: dict[str, Any] = {}
+    if contents.packages:
+        facts["packages"] = sorted(set(contents.packages))
+    if contents.users:
+        facts["users"] = {user.name: msgspec.to_builtins(user) for user in contents.users}
+    if contents.files:
+        facts["files"] = {
+            file.path: [_sha(file.content), oct(file.mode), file.owner, file.group] for file in contents.files
+        }
+    if contents.scripts:
+        facts["scripts"] = [[script.name, _sha(script.content)] for script in contents.scripts]
+    return facts
+
+
+def _sha(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def why(own: str, facts: dict[str, Any], before: tuple[str, dict[str, Any]] | None) -> str:
+    """Why a layer has to be made: what changed since the machine was last built."""
+    if before is None:
+        return "not made yet"
+    old_digest, old = before
+    if old_digest == own:
+        return "it was removed from the store"
+    changes = [text for key in sorted({*old, *facts}) for text in _difference(key, old.get(key), facts.get(key))]
+    return "; ".join(changes) or "a layer below it changed"
+
+
+def _difference(key: str, old: Any, new: Any) -> list[str]:
+    if old == new:
+        return []
+    if key in ("packages", "components"):
+        return _sets(key, set(old or ()), set(new or ()))
+    if key in ("files", "users"):
+        old, new = old or {}, new or {}
+        changed = sorted(name for name in old.keys() & new.keys() if old[name] != new[name])
+        return [*_sets(key, set(old), set(new)), *([f"{key} changed: {', '.join(changed)}"] if changed else [])]
+    if key == "scripts":
+        names = [new_item[0] for new_item in new or () if new_item not in (old or ())]
+        return [f"scripts changed: {', '.join(names)}" if names else "scripts removed or reordered"]
+    return [f"{key.replace('_', '-')} changed: {old or 'default'} to {new or 'default'}"]
+
+
+def _sets(what: str, old: set[str], new: set[str]) -> list[str]:
+    added, gone = sorted(new - old), sorted(old - new)
+    return [f"{what} {word}: {', '.join(names)}" for word, names in (("added", added), ("removed", gone)) if names]

@@ -1,0 +1,264 @@
+"""Jobs side by side, each in a forked child of its own: a crash, a leak or a blocked disk stays in its job.
+
+The children send events and one answer through pipes; one loop reads them all. A child whose parent is killed ends
+what it has started and clears up after itself (PR_SET_PDEATHSIG); a child that is killed itself is told by its end.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import selectors
+import signal
+import struct
+import time
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from msgspec import Struct
+
+from roost.errors import Error, HostError, StepError
+from roost.events import Event
+from roost.host import runner
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from roost.events import Monitor
+
+_LENGTH = struct.Struct("=IB")
+_EVENT, _VALUE, _ERROR = 0, 1, 2
+_encode = msgspec.msgpack.Encoder().encode
+_events = msgspec.msgpack.Decoder(Event)
+
+
+class Job(Struct, frozen=True, kw_only=True):
+    """``work`` runs in the child: it gets a monitor and a descriptor to be asked to stop by, and returns plain values.
+
+    It starts when every job in ``after`` has ended well; when one has not, it is skipped.
+    """
+
+    key: str
+    work: Callable[[Monitor, int], Any]
+    after: tuple[str, ...] = ()
+
+
+class Done(Struct, frozen=True, kw_only=True):
+    """How a job ended: its value, or the error, or skipped (neither)."""
+
+    key: str
+    value: Any = None
+    error: Error | None = None
+    skipped: bool = False
+
+    @property
+    def well(self) -> bool:
+        """Whether it has a value."""
+        return self.error is None and not self.skipped
+
+
+class Interrupted(BaseException):
+    """Raised in a child that shall end now; not an Error, so that nothing swallows it."""
+
+
+class Stop:
+    """How to ask a running pool to end: a pipe, so that a signal handler may use it."""
+
+    def __init__(self) -> None:
+        self.fd, self._writer = os.pipe()
+        os.set_blocking(self._writer, False)
+        self.level = 0
+
+    def request(self) -> None:
+        """The first time: finish cleanly; again: kill."""
+        self.level = min(2, self.level + 1)
+        with contextlib.suppress(OSError):
+            os.write(self._writer, bytes([self.level]))
+
+    def close(self) -> None:
+        """Lets the pipe go."""
+        os.close(self.fd)
+        os.close(self._writer)
+
+
+class _Child:
+    """One running job, seen from the parent."""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self.reader, writer = os.pipe()
+        stop_reader, self.stop = os.pipe()
+        parent = os.getpid()
+
+        def work() -> None:
+            os.close(self.reader)
+            os.close(self.stop)
+            _serve(job, writer, stop_reader, parent)
+
+        self.pid = runner.fork(work)
+        os.close(writer)
+        os.close(stop_reader)
+        self.buffer = bytearray()
+        self.answer: Done | None = None
+
+    def read(self, monitor: Monitor) -> bool:
+        """Takes what there is; False at the end."""
+        block = os.read(self.reader, 1 << 18)
+        self.buffer += block
+        while len(self.buffer) >= _LENGTH.size:
+            length, kind = _LENGTH.unpack_from(self.buffer)
+            end = _LENGTH.size + length
+            if len(self.buffer) < end:
+                break
+            payload = bytes(self.buffer[_LENGTH.size : end])
+            del self.buffer[:end]
+            if kind == _EVENT:
+                monitor(_events.decode(payload))
+            elif kind == _VALUE:
+                self.answer = Done(key=self.job.key, value=msgspec.msgpack.decode(payload))
+            else:
+                self.answer = Done(key=self.job.key, error=_revive(msgspec.msgpack.decode(payload)))
+        return bool(block)
+
+    def finish(self) -> Done:
+        os.close(self.reader)
+        os.close(self.stop)
+        status = runner.reap(self.pid)
+        if self.answer is not None:
+            return self.answer
+        how = runner.ending(status or 0)
+        return Done(key=self.job.key, error=HostError(f"its process ended early: {how}", hint="run it again"))
+
+
+def _serve(job: Job, writer: int, stop: int, parent: int) -> None:
+    """In the child."""
+    _watch_parent(parent)
+
+    def send(kind: int, value: Any) -> None:
+        data = _encode(value)
+        view = memoryview(_LENGTH.pack(len(data), kind) + data)
+        while view:
+            view = view[os.write(writer, view) :]
+
+    try:
+        value = job.work(lambda event: send(_EVENT, event), stop)
+    except Error as e:
+        more = [e.step, e.log] if isinstance(e, StepError) else []
+        send(_ERROR, [type(e).__name__, e.brief, e.details, e.hint, *more])
+    except OSError as e:
+        where = f": {os.fsdecode(e.filename)}" if isinstance(e.filename, str | bytes) else ""
+        send(_ERROR, ["HostError", f"{e.strerror}{where}", "", "see `roost doctor`"])
+    except Interrupted:
+        pass
+    else:
+        send(_VALUE, value)
+
+
+def _watch_parent(parent: int) -> None:
+    """Unwinds this process when its parent ends, or asks for it with SIGTERM; keys on the terminal are the parent's."""
+
+    def interrupt(_number: int, _frame: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough, and clearing up is not to be interrupted
+        raise Interrupted
+
+    signal.set_wakeup_fd(-1)
+    signal.signal(signal.SIGINT, lambda _number, _frame: None)
+    signal.signal(signal.SIGTERM, interrupt)
+    runner.die_with_parent(signal.SIGTERM)
+    if os.getppid() != parent:
+        raise Interrupted
+
+
+def _revive(parts: list[str]) -> Error:
+    from roost import errors  # noqa: PLC0415  # by name, for this one look-up
+
+    name, brief, details, hint, *more = parts
+    if more:
+        return StepError(brief, step=more[0], log=more[1], details=details, hint=hint)
+    kind: type[Error] = getattr(errors, name, Error)
+    return kind(brief, details=details, hint=hint)
+
+
+class Pool:
+    """Runs jobs, at most ``limit`` at a time. ``tick`` is called at least every ``interval`` seconds while they run."""
+
+    def __init__(
+        self, limit: int, monitor: Monitor, *, stop: Stop | None = None, tick: Callable[[], None] | None = None,
+        interval: float | None = None, polite: bool = True,
+    ) -> None:  # fmt: skip
+        self._limit = max(1, limit)
+        self._monitor = monitor
+        self._stop = stop
+        self._tick = tick
+        self._interval = interval
+        self._polite = polite
+        self._running: dict[str, _Child] = {}
+        self._done: dict[str, Done] = {}
+        self._stopping = False
+
+    def run(self, jobs: Sequence[Job], *, on_done: Callable[[Done], bool] | None = None) -> dict[str, Done]:
+        """Runs all, in their order as far as ``after`` allows; ``on_done`` says False when no further one may start."""
+        waiting = list(jobs)
+        with contextlib.closing(selectors.DefaultSelector()) as poller:
+            if self._stop is not None:
+                poller.register(self._stop.fd, selectors.EVENT_READ)
+            try:
+                while waiting or self._running:
+                    waiting = self._start(waiting, poller)
+                    if not self._running:
+                        break
+                    self._turn(poller, on_done)
+            finally:
+                self._end_all()
+        for job in waiting:
+            self._done[job.key] = Done(key=job.key, skipped=True)
+        return self._done
+
+    def _start(self, waiting: list[Job], poller: selectors.BaseSelector) -> list[Job]:
+        left = []
+        for job in waiting:
+            before = [self._done.get(key) for key in job.after]
+            if self._stopping or any(done is not None and not done.well for done in before):
+                self._done[job.key] = Done(key=job.key, skipped=True)
+            elif len(self._running) < self._limit and all(before):
+                child = _Child(job)
+                self._running[job.key] = child
+                poller.register(child.reader, selectors.EVENT_READ, child)
+            else:
+                left.append(job)
+        return left
+
+    def _turn(self, poller: selectors.BaseSelector, on_done: Callable[[Done], bool] | None) -> None:
+        """Waits for something, and takes it in."""
+        for key, _ in poller.select(self._interval):
+            if key.data is None:
+                self._ask_to_stop(max(os.read(key.fd, 64)))
+            elif not key.data.read(self._monitor):
+                poller.unregister(key.fd)
+                child = self._running.pop(key.data.job.key)
+                done = child.finish()
+                self._done[done.key] = done
+                if on_done is not None and not on_done(done):
+                    self._stopping = True
+        if self._tick is not None:
+            self._tick()
+
+    def _ask_to_stop(self, level: int) -> None:
+        self._stopping = True
+        for child in self._running.values():
+            if self._polite:
+                with contextlib.suppress(OSError):
+                    os.write(child.stop, bytes([level]))
+            else:
+                os.kill(child.pid, signal.SIGTERM)
+
+    def _end_all(self) -> None:
+        """After an error in this process: no child outlives the pool."""
+        for child in self._running.values():
+            os.kill(child.pid, signal.SIGTERM)
+        deadline = time.monotonic() + 10.0
+        for child in self._running.values():
+            if runner.reap(child.pid, timeout=max(0.0, deadline - time.monotonic())) is None:
+                os.kill(child.pid, signal.SIGKILL)
+                runner.reap(child.pid)
+        self._running.clear()

@@ -1,0 +1,1 @@
+"""A session: a writable overlay over a machine's layers, and what is known of its id range and its changes."""

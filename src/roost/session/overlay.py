@@ -1,0 +1,64 @@
+"""overlayfs: the mount as a value, and what an upper directory says has changed."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from msgspec import Struct
+
+from roost.errors import StoreError
+from roost.host import syscalls
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+OPTIONS_MAX = 4095  # mount(2): one page, less its end
+
+
+class Overlay(Struct, frozen=True, kw_only=True):
+    """One overlay mount; ``lower`` from the top down, as the kernel has it. Paths may be relative."""
+
+    lower: tuple[str, ...]
+    upper: str
+    work: str
+    volatile: bool = False
+
+    def options(self) -> str:
+        """The options for mount(2).
+
+        ``index`` and ``metacopy`` off whatever the kernel's default, so that an upper directory is whole by itself and
+        may become a layer. ``volatile``: no sync at unmount, right for what is thrown away.
+
+        Raises StoreError when a path holds overlayfs's own syntax, or the text is too long for one call.
+        """
+        paths = (*self.lower, self.upper, self.work)
+        if bad := [path for path in paths if set(path) & set(":,\\")]:
+            raise StoreError(f"{bad[0]!r} cannot be part of an overlay", hint="no ':' ',' or '\\' in the path")
+        text = f"lowerdir={':'.join(self.lower)},upperdir={self.upper},workdir={self.work},index=off,metacopy=off"
+        text += ",volatile" if self.volatile else ""
+        if len(text) > OPTIONS_MAX:
+            raise StoreError(f"{len(self.lower)} layers do not fit into one overlay", hint="use fewer profiles")
+        return text
+
+
+def mount_overlay(overlay: Overlay, target: str, *, owner: int) -> None:
+    """Mounts as the ids ``owner``: overlayfs makes its work files, and copies up, with the mounter's file system ids.
+
+    With other ids than those of id-mapped upper directories the mount would succeed and be silently read-only. The
+    capabilities are kept through SECBIT_NO_SETUID_FIXUP, so this is for a process that is about to exec or end.
+    """
+    if owner:
+        syscalls.prctl(syscalls.PR_SET_SECUREBITS, syscalls.SECBIT_NO_SETUID_FIXUP)
+        syscalls.set_fs_ids(owner, owner)
+    try:
+        syscalls.mount("overlay", target, "overlay", options=overlay.options())
+    finally:
+        if owner:
+            syscalls.set_fs_ids(os.geteuid(), os.getegid())
+            syscalls.prctl(syscalls.PR_SET_SECUREBITS, 0)
+
+
+def lower_names(count: int) -> Sequence[str]:
+    """Short names for the mount points of layers: the options must fit into a page."""
+    return [f"l{number}" for number in range(count)]

@@ -1,0 +1,325 @@
+"""A session in use: opened on the store, run in as often as one likes, then thrown away or kept."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from typing import TYPE_CHECKING, Any, Self
+
+import msgspec
+from msgspec import Struct
+
+from roost import engine
+from roost.artifacts import Collector
+from roost.engine import seccomp
+from roost.engine.execute import Limits, Streams, execute
+from roost.engine.launch import account, describe, mount_all
+from roost.engine.spec import Bound, Overlaid, Spec
+from roost.errors import HostError, StoreError
+from roost.host import files, runner, syscalls
+from roost.results import Artifact, Result
+from roost.session import changes, ranges
+from roost.store import GROUP_PREFIX, new_id
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from roost.definition.model import Resolved
+    from roost.engine.execute import Ended
+    from roost.session.changes import Change
+    from roost.store import SessionRecord, Store
+
+TAIL = 4096  # bytes of a run's output that its result repeats
+SOURCE_TARGET = "/src"
+
+
+class Source(Struct, frozen=True, kw_only=True):
+    """A checkout for a run: ``directory`` on the host, seen at ``target`` as a copy-on-write tree."""
+
+    directory: str
+    target: str = SOURCE_TARGET
+
+
+class Run(Struct, frozen=True, kw_only=True):
+    """What to run. ``directory`` empty: the first source's target, else the user's home. ``timeout`` in seconds.
+
+    ``artifacts`` are globs, relative to that directory or absolute; what they match goes to ``output``/MACHINE/.
+    """
+
+    command: tuple[str, ...]
+    user: str = "root"
+    directory: str = ""
+    environment: dict[str, str] = {}
+    sources: tuple[Source, ...] = ()
+    binds: tuple[Bound, ...] = ()
+    artifacts: tuple[str, ...] = ()
+    output: str = "artifacts"
+    timeout: float | None = None
+
+
+class Terms(Struct, frozen=True, kw_only=True):
+    """A machine's standing terms for its sessions."""
+
+    environment: dict[str, str] = {}
+    binds: tuple[Bound, ...] = ()
+    memory: int | None = None
+    cpus: float | None = None
+    tasks: int | None = None
+
+
+def terms_of(machine: Resolved) -> Terms:
+    """Those of a definition's machine."""
+    return Terms(
+        environment=machine.environment,
+        binds=tuple(Bound(source=b.source, target=b.target, read_only=b.read_only) for b in machine.binds),
+        memory=machine.memory, cpus=machine.cpus, tasks=machine.tasks,
+    )  # fmt: skip
+
+
+def init_path() -> str:
+    """The static program that is PID 1 of every session. Raises HostError when it was not built."""
+    path = os.path.join(os.path.dirname(engine.__file__), "roost-init")
+    if not os.access(path, os.X_OK):
+        raise HostError("roost-init is missing from this installation", hint="install Roost again: `pip install .` builds it")
+    return path
+
+
+class Session:
+    """A writable overlay over layers. A context manager; ``keep`` it inside, or it is thrown away at the end."""
+
+    def __init__(self, store: Store, record: SessionRecord, terms: Terms | None = None) -> None:
+        self._store = store
+        self.record = record
+        self._terms = terms or Terms(environment=record.environment)
+        self.directory = store.session_directory(record.id)
+        self._used = False
+        self._stack = contextlib.ExitStack()
+        self._base = 0
+
+    @property
+    def id(self) -> str:
+        """The session's name in ``roost session list``."""
+        return self.record.id
+
+    def __enter__(self) -> Self:
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(self._store.alive(self.record.id))
+            if self.record.private_users:
+                self._base, lock = ranges.allot(self._store.ranges, self.record.id)
+                stack.callback(ranges.release, self._store.ranges, self._base, lock)
+            if self.record.kept:
+                self._used = True
+            else:
+                os.mkdir(self.directory, 0o700)
+                stack.callback(self._leave)
+                os.mkdir(f"{self.directory}/upper", 0o755)
+                os.mkdir(f"{self.directory}/work", 0o700)
+            self._store.write_session(self.record)
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def _leave(self) -> None:
+        if not self.record.kept:
+            files.remove_tree(self.directory)
+
+    def keep(self, *, reason: str = "", state: str = "") -> None:
+        """Lets the session stay when it is left; what it holds is on the disk when this returns."""
+        fd = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            syscalls.syncfs(fd)
+        finally:
+            os.close(fd)
+        self._forget_volatile()
+        self.record = msgspec.structs.replace(self.record, kept=True, reason=reason, state=state)
+        self._store.write_session(self.record, durable=True)
+
+    def _forget_volatile(self) -> None:
+        """Removes overlayfs's mark that nothing was synced; a second mount would be refused because of it."""
+        files.remove_tree(f"{self.directory}/work/work")
+        for name in os.listdir(self.directory):
+            if name.startswith("source"):
+                files.remove_tree(f"{self.directory}/{name}/work/work")
+
+    def _spec(self, run: Run, *, terminal: bool = False, **more: Any) -> Spec:
+        if self._used:
+            self._forget_volatile()
+        self._used = True
+        overlaid: list[Overlaid] = []
+        for number, source in enumerate(run.sources):
+            name = f"source{number}"
+            for part in ("", "/upper", "/work"):
+                with contextlib.suppress(FileExistsError):
+                    os.mkdir(f"{self.directory}/{name}{part}", 0o755)
+            overlaid.append(Overlaid(source=source.directory, target=source.target, name=name))
+        environment = {**self._terms.environment, **run.environment}
+        return Spec(
+            machine=self.record.machine, layers=tuple(self._store.tree(d) for d in reversed(self.record.layers)),
+            directory=self.directory, mount_point=self._store.mount_point, init=init_path(), base=self._base,
+            command=run.command, user=run.user, chdir=run.directory or (run.sources[0].target if run.sources else ""),
+            env=environment, overlaid=tuple(overlaid), bound=(*self._terms.binds, *run.binds),
+            network="none" if self.record.network == "none" else "host", terminal=terminal,
+            volatile=not self.record.kept, **more,
+        )  # fmt: skip
+
+    def run(
+        self, run: Run, *, on_output: Callable[[int, bytes], None] | None = None, stdin: int | None = None, merged: bool = False,
+        terminal: bool = False, stop_fd: int | None = None, log: str = "",
+    ) -> Result:  # fmt: skip
+        """Runs a command to its end, and copies its artifacts out.
+
+        ``terminal``: the caller's terminal is passed through, and no output is seen here. With ``log``, all output is
+        written there too. How the command ended is in the result, whatever it was; raises only where Roost itself or
+        the host failed.
+        """
+        spec = self._spec(run, terminal=terminal)
+        targets = [item.target for item in spec.overlaid] + [item.target for item in spec.bound]
+        self.record.mount_points = tuple(sorted({"/etc/hosts", *targets}))
+        limits = Limits(memory=self._terms.memory, cpus=self._terms.cpus, tasks=self._terms.tasks, timeout=run.timeout)
+        began = time.time()
+        tail = bytearray()
+        with contextlib.ExitStack() as stack:
+            record = stack.enter_context(open(log, "ab", buffering=0)) if log else None
+
+            def output(stream: int, data: bytes) -> None:
+                tail.extend(data)
+                del tail[:-TAIL]
+                if record is not None:
+                    record.write(data)
+                if on_output is not None:
+                    on_output(stream, data)
+
+            ended = self.execute(spec, limits=limits, streams=Streams(on_output=output, stdin=stdin, merged=merged), stop_fd=stop_fd)
+        result = _result(self.record, run, ended, began, bytes(tail), log)
+        if run.artifacts and not ended.error:
+            result = self._with_artifacts(result, run, spec)
+        return result
+
+    def execute(self, spec: Spec, *, limits: Limits, streams: Streams, stop_fd: int | None = None) -> Ended:
+        """Runs a specification in this session's control group."""
+        programs = seccomp.filters(spec, directory=self._store.state)
+        name = GROUP_PREFIX + self.record.id
+        return execute(spec, name=name, filters=programs, limits=limits, streams=streams, stop_fd=stop_fd)
+
+    def inside(self, spec: Spec, function: Callable[[], Any]) -> Any:
+        """The value of ``function``, called in a child that has the session mounted as its working directory."""
+        self._forget_volatile()
+
+        def work() -> Any:
+            try:
+                mount_all(spec)
+            except OSError as e:
+                raise describe(e) from e
+            return function()
+
+        return runner.in_child(work)
+
+    def _with_artifacts(self, result: Result, run: Run, spec: Spec) -> Result:
+        output = os.path.join(os.path.abspath(run.output), self.record.machine)
+
+        def collect() -> Any:
+            return _collect(run.artifacts, spec, output, caller())
+
+        copied, warnings = self.inside(spec, collect)
+        artifacts = tuple(msgspec.convert(copied, list[Artifact]))
+        return msgspec.structs.replace(result, artifacts=artifacts, warnings=(*result.warnings, *warnings))
+
+    def changes(self) -> Iterator[Change]:
+        """What is different from the layers below, in the order of paths; then the copy-on-write trees' changes."""
+        lowers = [self._store.tree(digest) for digest in reversed(self.record.layers)]
+        ignore = frozenset(self.record.mount_points)
+        return changes.changes(f"{self.directory}/upper", lowers, ignore=ignore)
+
+    def read(self, path: str) -> tuple[bytes | None, bytes | None]:
+        """A file before and after: as the layers have it, and as the session has it; None where it is not."""
+        spec = self._spec(Run(command=("true",)))
+        count = len(spec.layers)
+
+        def both() -> list[str | None]:
+            after = _read_below("merged", path)
+            before = next((text for n in range(count) if (text := _read_below(f"l{n}", path)) is not None), None)
+            return [None if data is None else data.hex() for data in (before, after)]
+
+        before, after = (None if text is None else bytes.fromhex(text) for text in self.inside(spec, both))
+        return before, after
+
+
+def caller() -> tuple[int, int]:
+    """Who asked for it: the user behind sudo, else this process's own."""
+    try:
+        return int(os.environ["SUDO_UID"]), int(os.environ["SUDO_GID"])
+    except (KeyError, ValueError):
+        return os.getuid(), os.getgid()
+
+
+def _collect(patterns: Sequence[str], spec: Spec, output: str, owner: tuple[int, int]) -> Any:
+    copied: list[dict[str, Any]] = []
+    warnings: list[str] = []
+    home = spec.chdir or account(spec.user)[2]
+    for pattern in patterns:
+        path = os.path.join(home, pattern)
+        place, prefix = "merged", "/"
+        for number, item in enumerate(spec.overlaid):
+            if path.startswith(item.target.rstrip("/") + "/"):
+                place, prefix = f"o{number}", item.target.rstrip("/") + "/"
+        root = os.open(place, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            collector = Collector(root, output, owner)
+            collector.collect(path[len(prefix) :], prefix)
+        finally:
+            os.close(root)
+        copied += collector.copied
+        warnings += collector.warnings
+    return [copied, warnings]
+
+
+def _read_below(place: str, path: str) -> bytes | None:
+    root = os.open(place, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fd = syscalls.openat2(path, os.O_RDONLY | os.O_NONBLOCK, root=root)
+        with open(fd, "rb") as stream:
+            return stream.read()
+    except OSError:
+        return None
+    finally:
+        os.close(root)
+
+
+def _result(record: SessionRecord, run: Run, ended: Ended, began: float, tail: bytes, log: str) -> Result:
+    if ended.error:
+        state, status = "error", None
+    elif ended.stopped == "timeout":
+        state, status = "timed-out", None
+    elif ended.stopped:
+        state, status = "interrupted", None
+    elif ended.signal:
+        state, status = "killed", None
+    else:
+        state, status = ("passed" if ended.status == 0 else "failed"), ended.status
+    warnings = list(ended.notes)
+    if ended.out_of_memory:
+        warnings.append("it reached its memory limit, so the kernel killed a process")
+    return Result(
+        machine=record.machine, command=run.command, state=state, status=status,
+        signal=runner.signal_name(ended.signal) if ended.signal else "", started=began, seconds=ended.seconds,
+        user_seconds=ended.user_seconds, system_seconds=ended.system_seconds, max_rss=ended.max_rss, session=record.id,
+        log=log, tail=tail.decode(errors="replace"), error=ended.error, hint=ended.hint, warnings=tuple(warnings),
+    )  # fmt: skip
+
+
+def check_sources(sources: Sequence[Source]) -> None:
+    """Raises StoreError for a source that cannot be shown in a session."""
+    for source in sources:
+        if not os.path.isdir(source.directory):
+            what = "is not a directory" if os.path.exists(source.directory) else "does not exist"
+            raise StoreError(f"the source {source.directory} {what}", hint="--source takes the directory of a checkout")
+        if not os.access(source.directory, os.R_OK | os.X_OK):
+            raise StoreError(f"the source {source.directory} cannot be read", hint="run as a user who may read it")
+
+
+def fresh_id(machine: str) -> str:
+    """A new session's name."""
+    return new_id(machine)

@@ -1,0 +1,236 @@
+"""What the apt family has the engine do. What it does then is seen in the system tests."""
+
+from __future__ import annotations
+
+import io
+import re
+import subprocess
+import tarfile
+from typing import TYPE_CHECKING
+
+import pytest
+from msgspec.structs import replace
+
+from roost.definition.model import Base, User
+from roost.distro import apt, recipe
+from roost.errors import DefinitionError, HostError
+from roost.host.apt import Entry, HostApt
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from roost.distro.recipe import Bootstrap, Inside
+
+SECRET = "S3cretTok3n"
+KEYS = bytes([0x99, 0, 1]) + b"keys"
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> HostApt:
+    folder = tmp_path / "usr/share/keyrings"
+    folder.mkdir(parents=True)
+    for name in ("debian-archive-keyring.gpg", "ubuntu-archive-keyring.gpg", "own.gpg"):
+        (folder / name).write_bytes(KEYS)
+    own = Entry(
+        file="/etc/apt/sources.list",
+        types=("deb",),
+        uris=(f"https://user:{SECRET}@own.example/debian",),
+        suites=("bookworm", "bookworm-security"),
+        components=("main",),
+        signed_by=("/usr/share/keyrings/own.gpg",),
+    )
+    return HostApt(
+        root=str(tmp_path),
+        distribution="debian",
+        architecture="amd64",
+        entries=(own,),
+        options=(
+            ("Acquire::https::Proxy", f"http://user:{SECRET}@proxy.example:8080"),
+            ("Acquire::https::SslKey", "/etc/ssl/private/me.key"),
+            ("Acquire::http::Proxy-Auto-Detect", "/usr/bin/find-proxy"),
+        ),
+        files={"/etc/ssl/private/me.key": SECRET.encode()},
+    )
+
+
+def base(release: str = "bookworm", distribution: str = "debian", **more: object) -> Base:
+    values: dict[str, object] = {"architecture": "amd64", "bootstrap": "mmdebstrap", "variant": "minbase"}
+    values |= {"components": tuple(recipe(distribution).components)} | more
+    return replace(Base(distribution=distribution, release=release), **values)
+
+
+def bootstrap(b: Base, host: HostApt) -> Bootstrap:
+    return apt.bootstrap(
+        b, recipe(b.distribution), host=host, target="/s/tree", private="/s/private", archives="/s/debs"
+    )
+
+
+def written(step: Inside) -> dict[str, bytes]:
+    found = {}
+    with tarfile.open(fileobj=io.BytesIO(step.stdin)) as archive:
+        for member in archive:
+            content = archive.extractfile(member)
+            assert content is not None
+            assert (member.mode, member.uid, member.gid) == (0o644, 0, 0)
+            found[f"/{member.name}"] = content.read()
+    return found
+
+
+def test_no_secret_is_on_a_command_line_or_stays_in_a_tree(host: HostApt) -> None:
+    for program in ("mmdebstrap", "debootstrap"):
+        b = base(bootstrap=program)
+        assert not [word for word in bootstrap(b, host).argv if SECRET in word]
+        step = apt.finish(b, recipe("debian"), host=host)
+        assert not [word for word in step.argv if SECRET in word]
+        assert SECRET.encode() not in step.stdin
+
+
+def test_secrets_are_where_the_programs_look_for_them(host: HostApt) -> None:
+    files = bootstrap(base(), host).files
+    assert f"machine https://own.example/debian login user password {SECRET}" in files["auth.conf"].decode()
+    assert f'Acquire::https::Proxy "http://user:{SECRET}@proxy.example:8080";' in files["apt.conf"].decode()
+    made = bootstrap(base(bootstrap="debootstrap"), host)
+    assert made.files[".netrc"].decode() == f"machine own.example login user password {SECRET}\n"
+    assert made.env["https_proxy"] == f"http://user:{SECRET}@proxy.example:8080"
+    assert b"private_key = /etc/ssl/private/me.key" in made.files["wgetrc"]
+
+
+def test_signatures_are_always_checked(host: HostApt) -> None:
+    for release, distribution in (("bookworm", "debian"), ("sid", "debian"), ("noble", "ubuntu")):
+        for program in ("mmdebstrap", "debootstrap"):
+            b = base(release, distribution, bootstrap=program)
+            made = bootstrap(b, host)
+            everything = " ".join(made.argv) + "".join(c.decode("latin1") for c in made.files.values())
+            everything += "".join(
+                c.decode("latin1") for c in written(apt.finish(b, recipe(distribution), host=host)).values()
+            )
+            assert not re.search(r"trusted=|no-check-gpg|allow-?(insecure|weak|unauth)", everything, re.IGNORECASE)
+            if program == "mmdebstrap":
+                assert all("signed-by=" in word for word in made.argv if word.startswith("deb "))
+            else:
+                assert {"--force-check-gpg", "--keyring=/s/private/keyring.gpg"} <= set(made.argv)
+
+
+def test_debootstrap_knows_no_name_that_its_script_does_not(host: HostApt) -> None:
+    assert bootstrap(base("noble", "ubuntu", bootstrap="debootstrap"), host).argv[-4:] == (
+        "noble",
+        "/s/tree",
+        "http://archive.ubuntu.com/ubuntu",
+        "gutsy",
+    )
+    assert bootstrap(base("forky", bootstrap="debootstrap"), host).argv[-1] == "sid"
+    assert not [w for w in bootstrap(base(bootstrap="debootstrap", variant="important"), host).argv if "variant" in w]
+
+
+def test_the_scripts_are_shell(host: HostApt, tmp_path: Path) -> None:
+    hooks = [word.split("=", 1)[1] for word in bootstrap(base(), host).argv if "-hook=" in word]
+    steps = (apt.install(["make"]), apt.add_user(User(name="sai")), apt.finish(base(), recipe("debian"), host=host))
+    debootstrap = bootstrap(base(bootstrap="debootstrap"), host)
+    for script in (*hooks, *(step.argv[2] for step in steps), debootstrap.argv[2]):
+        assert subprocess.run(["/bin/sh", "-n"], check=False, input=script.encode(), capture_output=True).stderr == b""
+
+
+def test_why_debootstrap_failed_is_shown(host: HostApt, tmp_path: Path) -> None:
+    argv = list(bootstrap(base(bootstrap="debootstrap"), host).argv[:4])
+    argv[3] = str(tmp_path)
+    (tmp_path / "debootstrap").mkdir()
+    (tmp_path / "debootstrap/debootstrap.log").write_text("wget: unable to resolve host address\n")
+    failed = subprocess.run([*argv, "/bin/sh", "-c", "exit 3"], check=False, capture_output=True)
+    assert (failed.returncode, failed.stdout) == (3, b"wget: unable to resolve host address\n")
+    assert subprocess.check_output([*argv, "true"]) == b""
+
+
+@pytest.mark.parametrize("path", ["/with space", '/with"quote', "/with$(sub)", "relative", "/x]"])
+def test_paths_that_scripts_could_misread_are_refused(path: str, host: HostApt) -> None:
+    with pytest.raises(HostError, match="cannot hold"):
+        apt.bootstrap(base(), recipe("debian"), host=host, target=path, private="/p", archives="/a")
+
+
+def test_a_mirror_on_this_disk_is_seen_inside(host: HostApt) -> None:
+    local = base(mirror="file:///srv/mirror", bootstrap="debootstrap")
+    assert apt.provision(local, recipe("debian"), host=host).binds == ("/srv/mirror",)
+    with pytest.raises(DefinitionError, match="file:"):
+        bootstrap(replace(local, bootstrap="mmdebstrap"), host)
+
+
+def test_a_finished_base_has_sources_that_work_in_it(host: HostApt) -> None:
+    files = written(apt.finish(base(source_packages=True), recipe("debian"), host=host))
+    sources = files["/etc/apt/sources.list"].decode().splitlines()
+    assert sources[0] == "deb [signed-by=/etc/apt/keyrings/roost.gpg] https://own.example/debian bookworm main"
+    assert sources[1].startswith("deb-src [signed-by=/etc/apt/keyrings/roost.gpg]")
+    assert len(sources) == 6
+    assert files["/etc/apt/keyrings/roost.gpg"] == KEYS
+    assert files["/etc/machine-id"] == files["/etc/resolv.conf"] == b""
+    assert b"127.0.0.1 localhost" in files["/etc/hosts"]
+    assert "/etc/hostname" not in files
+
+
+def test_the_same_base_is_finished_the_same_way(host: HostApt) -> None:
+    assert apt.finish(base(), recipe("debian"), host=host) == apt.finish(base(), recipe("debian"), host=host)
+
+
+def test_files_of_the_host_are_handed_in_under_names_of_their_own(host: HostApt) -> None:
+    given = apt.provision(base(), recipe("debian"), host=host)
+    conf = given.files["apt.conf"].decode()
+    (name,) = re.findall(r'SslKey "/run/roost/provision/([^"]+)"', conf)
+    assert given.files[name] == SECRET.encode()
+    assert "Auto-Detect" not in conf, "a program of the host is not there inside"
+    assert 'Dir::Etc::netrc "/run/roost/provision/auth.conf"' in conf
+    assert given.env["APT_CONFIG"] == "/run/roost/provision/apt.conf"
+    assert given.cache == "/var/cache/apt/archives"
+
+
+def test_a_layer_of_unknown_origin_gets_no_credentials(host: HostApt) -> None:
+    given = apt.provision(
+        Base(from_layer="mine"), None, host=replace(host, auth="machine own.example login a password b")
+    )
+    assert given.files["auth.conf"] == b""
+    assert "Acquire::https::Proxy" in given.files["apt.conf"].decode()
+    assert given.cache_key not in ("", apt.provision(base(), recipe("debian"), host=host).cache_key)
+
+
+def test_names_are_arguments_and_never_part_of_a_script() -> None:
+    assert apt.install(["make", "g++", "cmake=3.25.1-1", "libc6:i386"]).argv[4:] == (
+        "make",
+        "g++",
+        "cmake=3.25.1-1",
+        "libc6:i386",
+    )
+    for bad in ("-o", "a b", "$(id)", "x;y", "gone-", ""):
+        with pytest.raises(DefinitionError, match="not the name of a package"):
+            apt.install([bad])
+
+
+def test_an_account_is_nobody_s_unless_a_group_is_given() -> None:
+    words = apt.add_user(User(name="sai", uid=883, sudo="nopasswd", groups=["dialout", "kvm"])).argv[4:]
+    assert words == ("sai", "883", "nogroup", "/home/sai", "/bin/sh", "dialout kvm", "nopasswd", "roost-sai")
+    assert apt.add_user(User(name="a.b", group="users", home="/srv/a")).argv[4:8] == ("a.b", "", "users", "/srv/a")
+    assert apt.add_user(User(name="a.b")).argv[-1] == "roost-a_b", "sudo reads no file with a dot in its name"
+
+
+@pytest.mark.parametrize(
+    "user",
+    [
+        User(name="a b"),
+        User(name="root ALL=(ALL) NOPASSWD"),
+        User(name="-x"),
+        User(name="a", home="rel"),
+        User(name="a", shell="/bin/a:b"),
+        User(name="a", groups=["x y"]),
+    ],
+)
+def test_accounts_that_files_cannot_hold_are_refused(user: User) -> None:
+    with pytest.raises(DefinitionError):
+        apt.add_user(user)
+
+
+def test_installed_packages_are_listed() -> None:
+    status = (
+        "Package: bash\nStatus: install ok installed\nArchitecture: amd64\nVersion: 5.2-2\nDescription: shell\n"
+        " Version: no field\n\n"
+        "Package: gone\nStatus: deinstall ok config-files\nVersion: 1\n\n"
+        "Package: libc6\nStatus: install ok installed\nArchitecture: amd64\nVersion: 2.36\n\n"
+        "Package: libc6\nStatus: hold ok installed\nArchitecture: i386\nVersion: 2.36\n"
+    )
+    assert apt.packages(status.encode()) == {"bash": "5.2-2", "libc6": "2.36", "libc6:i386": "2.36"}
+    assert apt.packages(b"") == {}
