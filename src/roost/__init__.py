@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from roost.version import __version__
+
 if TYPE_CHECKING:
-    from roost.api import Manager, Removal, Watch, load
+    from roost.api import Manager, Watch, load
     from roost.errors import Error
+    from roost.gc import Removal
     from roost.plan import Plan
     from roost.pool import Stop
     from roost.results import Artifact, Result
     from roost.sessions import Run, Session, Source
 
-__version__ = "0.1.0"
-
 _PUBLIC = {
-    "Artifact": "roost.results", "Error": "roost.errors", "Manager": "roost.api", "Plan": "roost.plan", "Removal": "roost.api",
+    "Artifact": "roost.results", "Error": "roost.errors", "Manager": "roost.api", "Plan": "roost.plan", "Removal": "roost.gc",
     "Result": "roost.results", "Run": "roost.sessions", "Session": "roost.sessions", "Source": "roost.sessions",
     "Stop": "roost.pool", "Watch": "roost.api", "load": "roost.api",
 }  # fmt: skip
@@ -28,6 +29,6 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _PUBLIC:
         raise AttributeError(f"module 'roost' has no attribute {name!r}")
-    from importlib import import_module  # noqa: PLC0415  # bare `import roost` stays light
+    from importlib import import_module  # bare `import roost` stays light
 
     return getattr(import_module(_PUBLIC[name]), name)

@@ -17,7 +17,7 @@ from roost import plan as planner
 from roost.definition import load as load_definition
 from roost.errors import DefinitionError, Error, HostError, StoreError
 from roost.events import ignore
-from roost.store import Machines, SessionRecord, Store, run_id
+from roost.store import SessionRecord, Store, run_id
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from roost.definition import Loaded
     from roost.definition.model import Resolved
     from roost.events import Monitor
-    from roost.pool import Stop
+    from roost.gc import Removal
     from roost.results import Result
     from roost.sessions import Run, Session
     from roost.store import LayerRecord
@@ -37,7 +37,7 @@ def load(path: str | os.PathLike[str] | None = None) -> Loaded:
 
     Raises DefinitionError with a line for every mistake.
     """
-    from roost.distro.recipe import RECIPES  # noqa: PLC0415
+    from roost.distro.recipe import RECIPES
 
     return load_definition(path, facts=facts.of_distribution, known=RECIPES, architecture=facts.architecture())
 
@@ -51,25 +51,25 @@ class Watch(Struct, kw_only=True):
     stop: Any = None
 
 
-class Removal(Struct, frozen=True, kw_only=True):
-    """Something that ``gc`` removes, or would: ``kind`` layer, session or definition, with the reason and bytes freed."""
-
-    kind: str
-    name: str
-    reason: str
-    size: int = 0
-
-
 class Manager:
     """A definition and a store. ``state`` is the store's directory (ROOST_STATE, or the system's, when None)."""
 
     def __init__(
-        self, definition: Loaded | None = None, *, state: str | None = None, monitor: Monitor = ignore, watch: Watch | None = None
+        self,
+        definition: Loaded | None = None,
+        *,
+        state: str | None = None,
+        monitor: Monitor = ignore,
+        watch: Watch | None = None,
     ) -> None:
         self.definition = definition
         self.store = Store(state or os.environ.get("ROOST_STATE"))
         self._watch = watch or Watch(monitor=monitor)
         self._ready = False
+
+    def close(self) -> None:
+        """Gives up what is held for the next session. Optional: it goes with the process."""
+        self.store.ranges.close()
 
     # what should exist
 
@@ -93,7 +93,7 @@ class Manager:
         """What exists of the machines' layers, what would be made, and why. Changes nothing."""
         machines = self.machines(patterns)
         assert self.definition is not None
-        last = {name: items for name, items in self.store.remembered(self.definition.path).machines.items()}
+        last = self.store.remembered(self.definition.path).machines
         names = {}
         for name, digest in self.store.names().items():
             with contextlib.suppress(StoreError):
@@ -114,7 +114,9 @@ class Manager:
         self._ready = True
         return self.store.sweep()
 
-    def build(self, patterns: Sequence[str] = (), *, jobs: int | None = None, keep_failed: bool = False) -> planner.Plan:
+    def build(
+        self, patterns: Sequence[str] = (), *, jobs: int | None = None, keep_failed: bool = False
+    ) -> planner.Plan:
         """Makes the missing layers of the machines; the plan that was carried out.
 
         Raises the error of the layer that failed; of several, one Error that has them all.
@@ -139,7 +141,7 @@ class Manager:
         return plan, errors
 
     def _builder(self, jobs: int | None, *, keep_failed: bool) -> Builder:
-        from roost.build import Builder, default_jobs  # noqa: PLC0415  # not needed to run
+        from roost.build import Builder, default_jobs  # not needed to run
 
         watch = self._watch
         return Builder(
@@ -169,7 +171,7 @@ class Manager:
 
     def session(self, machine: str) -> Session:
         """A session of a machine, whose layers are made when missing: a context manager."""
-        from roost.sessions import Session, fresh_id, terms_of  # noqa: PLC0415
+        from roost.sessions import Session, fresh_id, terms_of
 
         self.build([machine])
         plan = self.plan([machine]).machines[0]
@@ -179,19 +181,21 @@ class Manager:
 
     def open_session(self, session: str) -> Session:
         """A kept session, opened again: a context manager. Raises StoreError."""
-        from roost.sessions import Session, Terms, terms_of  # noqa: PLC0415
+        from roost.sessions import Session, Terms, terms_of
 
         self.prepare()
         record = self.store.session(session)
         if not record.kept:
-            raise StoreError(f"session {session} is in use and will be thrown away", hint="use `roost run --keep` to keep one")
+            raise StoreError(
+                f"session {session} is in use and will be thrown away", hint="use `roost run --keep` to keep one"
+            )
         machine = self.definition.machines.get(record.machine) if self.definition else None
         return Session(self.store, record, terms_of(machine) if machine else Terms(environment=record.environment))
 
     def run(self, machine: str, run: Run, *, keep: str = "never", **options: Any) -> Result:
         """One run in a session of its own. ``options`` are those of ``Session.run``; ``keep`` as of ``matrix``."""
-        from roost.matrix import run_once  # noqa: PLC0415
-        from roost.sessions import check_sources, terms_of  # noqa: PLC0415
+        from roost.matrix import run_once
+        from roost.sessions import check_sources, terms_of
 
         check_sources(run.sources)
         self.prepare()
@@ -211,10 +215,10 @@ class Manager:
         ``keep``: never, on-failure or always. With ``fail_fast`` nothing starts after the first that did not pass.
         A machine whose layers cannot be made has a result that says so. Logs go below the store's ``results``.
         """
-        from roost.build import default_jobs  # noqa: PLC0415
-        from roost.matrix import Cell, Matrix  # noqa: PLC0415
-        from roost.results import Result  # noqa: PLC0415
-        from roost.sessions import check_sources, terms_of  # noqa: PLC0415
+        from roost.build import default_jobs
+        from roost.matrix import Cell, Matrix
+        from roost.results import Result
+        from roost.sessions import check_sources, terms_of
 
         check_sources(run.sources)
         names = [machine.name for machine in self.machines(patterns, profile=profile)]
@@ -252,14 +256,14 @@ class Manager:
 
     def commit(self, session: str, name: str) -> LayerRecord:
         """Makes a kept session's changes a layer called ``name``, for ``from = "layer:NAME"``; the session stays."""
-        from roost.commit import commit  # noqa: PLC0415
+        from roost.commit import commit
 
         self.prepare()
         return commit(self.store, session, name)
 
     def remove_session(self, session: str) -> None:
         """Removes a kept session. Raises StoreError, or BusyError when it is in use."""
-        from roost.host import files  # noqa: PLC0415
+        from roost.host import files
 
         self.prepare()
         self.store.session(session)
@@ -273,7 +277,7 @@ class Manager:
         users = [f"session {s.id}" for s, _ in self.store.sessions() if layer.digest in s.layers]
         users += [f"layer {other.digest[:12]}" for other in self.store.layers() if layer.digest in other.parents]
         if users:
-            from roost.errors import BusyError  # noqa: PLC0415
+            from roost.errors import BusyError
 
             raise BusyError(f"layer {layer.digest[:12]} is in use", details="\n".join(users), hint="remove those first")
         for name, digest in self.store.names().items():
@@ -284,8 +288,8 @@ class Manager:
 
     def packages(self, layer: LayerRecord) -> dict[str, str]:
         """The packages of a layer with all below it: name → version; empty when the layers have no list of them."""
-        from roost.distro import family  # noqa: PLC0415
-        from roost.host import syscalls  # noqa: PLC0415
+        from roost.distro import family
+        from roost.host import syscalls
 
         if not layer.family:
             return {}
@@ -304,7 +308,7 @@ class Manager:
 
     def gc(self, *, dry_run: bool = False) -> list[Removal]:
         """Removes the layers that no definition, session or name uses; with ``dry_run``, only says which."""
-        from roost.gc import collect  # noqa: PLC0415
+        from roost.gc import collect
 
         self.prepare()
         chains = [item.layers for item in self.plan().machines] if self.definition else []
@@ -330,9 +334,11 @@ def _record(machine: Resolved, layers: tuple[str, ...], *, family: str) -> Sessi
 
 def _select(pattern: str, names: list[str]) -> Iterator[str]:
     for word in pattern.split(","):
-        found = fnmatch.filter(names, word) if any(c in word for c in "*?[") else [name for name in names if name == word]
+        found = (
+            fnmatch.filter(names, word) if any(c in word for c in "*?[") else [name for name in names if name == word]
+        )
         if not found:
-            import difflib  # noqa: PLC0415
+            import difflib
 
             near = difflib.get_close_matches(word, names, 1)
             kind = "no machine matches" if any(c in word for c in "*?[") else "there is no machine"

@@ -35,30 +35,43 @@ class Collector:
         for path in expand(self._root, pattern):
             self._copy(path, prefix, depth=0)
         if len(self.copied) == before:
-            self.warnings.append(f"no artifact matches {prefix}{pattern}")
+            self._warn(f"no artifact matches {prefix}{pattern}")
 
-    def _copy(self, path: str, prefix: str, *, depth: int) -> None:
-        """A file, or a directory with all below it; a link's file where the link leads inside the session."""
+    def _copy(self, path: str, prefix: str, *, depth: int, link: bool = False) -> None:
+        """A file, or a directory with all below it; a link's file where the link leads inside the session.
+
+        Below a directory, a link to another one is not followed: a tree of such links may have no end.
+        """
         try:
             fd = syscalls.openat2(path, _IN, root=self._root)
         except OSError as e:
-            self.warnings.append(f"artifact {prefix}{path}: {e.strerror}")
+            self._warn(f"artifact {prefix}{path}: {e.strerror}")
             return
         try:
             info = os.fstat(fd)
             if stat.S_ISDIR(info.st_mode):
-                if depth >= _DEPTH_MAX:
-                    self.warnings.append(f"artifact {prefix}{path}: more than {_DEPTH_MAX} directories deep, or a loop of links")
+                if link:
+                    self._warn(f"artifact {prefix}{path}: a link to a directory, not followed")
                     return
-                names = sorted(os.listdir(fd))
-                for name in names:
-                    self._copy(f"{path}/{name}", prefix, depth=depth + 1)
+                if depth >= _DEPTH_MAX:
+                    self._warn(f"artifact {prefix}{path}: more than {_DEPTH_MAX} directories deep")
+                    return
+                with os.scandir(fd) as entries:
+                    found = sorted((entry.name, entry.is_symlink()) for entry in entries)
+                for name, is_link in found:
+                    self._copy(f"{path}/{name}", prefix, depth=depth + 1, link=is_link)
             elif stat.S_ISREG(info.st_mode):
-                self._write(fd, path, prefix, info)
+                try:
+                    self._write(fd, path, prefix, info)
+                except OSError as e:
+                    self._warn(f"artifact {prefix}{path} could not be written: {e.strerror}")
             else:
-                self.warnings.append(f"artifact {prefix}{path}: not a regular file")
+                self._warn(f"artifact {prefix}{path}: not a regular file")
         finally:
             os.close(fd)
+
+    def _warn(self, text: str) -> None:
+        self.warnings.append(_printable(text))
 
     def _write(self, fd: int, path: str, prefix: str, info: os.stat_result) -> None:
         relative = os.path.normpath(path).lstrip("/")
@@ -67,8 +80,7 @@ class Collector:
         part = f"{target}.{secrets.token_hex(4)}.part"
         out = os.open(part, _OUT, 0o600)
         try:
-            while os.copy_file_range(fd, out, 1 << 30):
-                pass
+            _copy_content(fd, out)
             os.fchown(out, *self._owner)
             os.fchmod(out, info.st_mode & 0o777)  # no set-user-id leaves a session
             os.utime(out, ns=(info.st_mtime_ns, info.st_mtime_ns))
@@ -80,7 +92,7 @@ class Collector:
             raise
         finally:
             os.close(out)
-        self.copied.append({"path": target, "source": f"{prefix}{path}", "size": size})
+        self.copied.append({"path": _printable(target), "source": _printable(f"{prefix}{path}"), "size": size})
 
     def _make_directories(self, relative: str) -> None:
         here = self._output
@@ -91,6 +103,19 @@ class Collector:
             except FileExistsError:
                 continue
             os.chown(here, *self._owner)
+
+
+def _printable(path: str) -> str:
+    """A path for a result, which is Unicode: bytes that are no UTF-8 as ``\\xff``."""
+    return os.fsencode(path).decode(errors="backslashreplace")
+
+
+def _copy_content(source: int, target: int) -> None:
+    """All of a file. The kernel copies within one file system only (EXDEV): from an overlay it never does."""
+    while block := os.read(source, 1 << 20):
+        view = memoryview(block)
+        while view:
+            view = view[os.write(target, view) :]
 
 
 def expand(root: int, pattern: str) -> Iterator[str]:

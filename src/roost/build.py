@@ -10,11 +10,10 @@ import os
 import shutil
 import stat
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
-from roost import __version__
 from roost.distro import family as family_of
 from roost.distro import recipe as recipe_of
 from roost.engine import seccomp
@@ -24,10 +23,10 @@ from roost.errors import Error, NetworkDown, StepError, StoreError
 from roost.events import LayerEnded, LayerOutput, LayerStarted, LayerStep
 from roost.host import files, runner, syscalls
 from roost.pool import Job, Pool
-from roost.session import ranges
 from roost.session.overlay import Overlay, mount_overlay
 from roost.sessions import init_path
-from roost.store import GROUP_PREFIX, LayerRecord, SessionRecord, new_id
+from roost.store import LayerRecord, SessionRecord, new_id
+from roost.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -81,7 +80,9 @@ class Builder:
         jobs = []
         for layer in wanted:
             maker = LayerMaker(self._store, layer, parents[layer.digest], bases, keep_failed=self._keep_failed)
-            jobs.append(Job(key=layer.digest, work=maker.make, after=(layer.parent,) if layer.parent in digests else ()))
+            jobs.append(
+                Job(key=layer.digest, work=maker.make, after=(layer.parent,) if layer.parent in digests else ())
+            )
         pool = Pool(
             self._jobs, self._monitor, stop=self._stop, tick=self._tick, interval=self._interval, polite=False,
         )  # fmt: skip
@@ -129,6 +130,7 @@ class LayerMaker:
             with files.locked(f"{self._store.run}/locks/layer-{layer.digest}"):
                 outcome = "reused" if self._store.has(layer.digest) else self._made(began)
         finally:
+            self._store.ranges.close()
             event = LayerEnded(layer=layer.digest, name=layer.name, outcome=outcome, seconds=time.monotonic() - began)
             monitor(event)
         return outcome
@@ -173,7 +175,9 @@ class LayerMaker:
         os.mkdir(tree, 0o755)
         self._begin(self._base.bootstrap, 1, 2)
         with self._archives(stage, provision) as archives:
-            plan = self._family.bootstrap(self._base, self._recipe, host=host, target=tree, private=private, archives=archives)
+            plan = self._family.bootstrap(
+                self._base, self._recipe, host=host, target=tree, private=private, archives=archives
+            )
             for name, content in plan.files.items():
                 files.write_atomic(f"{private}/{name}", content, mode=0o600)
             self._on_host(runner.Command(argv=plan.argv, env=plan.env, private=True))
@@ -218,20 +222,20 @@ class LayerMaker:
             source = self._cache(provision)
             overlaid = (Overlaid(source=source, target=provision.cache, name="archives", give=False),)
         name = os.path.basename(stage)
-        base, lock = ranges.allot(self._store.ranges, name)
+        held = self._store.ranges.take(name)
         try:
             for number, step in enumerate(steps, 1):
                 self._begin(step.name, number, len(steps))
                 spec = Spec(
                     machine=_host_name(self._layer), layers=tuple(self._store.tree(d) for d in reversed(self._parents)),
-                    directory=stage, mount_point=self._store.mount_point, init=init_path(), base=base, chdir="/",
+                    directory=stage, mount_point=self._store.mount_point, init=init_path(), base=held.base, userns=held.userns, chdir="/",
                     command=step.inside.argv, env=dict(provision.env), overlaid=overlaid, provision=provision.files,
                     bound=tuple(Bound(source=path, target=path, read_only=True) for path in provision.binds),
                     suppress_sync=True, volatile=False,
                 )  # fmt: skip
                 self._inside(spec, name, step.inside.stdin)
         finally:
-            ranges.release(self._store.ranges, base, lock)
+            self._store.ranges.give_back(held)
         if provision.cache:
             self._keep_archives(stage, self._cache(provision))
         os.rename(f"{stage}/upper", f"{stage}/tree")
@@ -250,7 +254,9 @@ class LayerMaker:
                 os.lseek(fd, 0, os.SEEK_SET)
                 os.fchown(fd, spec.base, spec.base)
             streams = Streams(on_output=lambda _stream, data: self._said(data), stdin=fd, merged=True)
-            ended = execute(spec, name=GROUP_PREFIX + name, filters=programs, limits=Limits(), streams=streams)
+            ended = execute(
+                spec, name=self._store.group_prefix + name, filters=programs, limits=Limits(), streams=streams
+            )
         if ended.error:
             raise StoreError(ended.error, hint=ended.hint)
         if ended.status != 0:
@@ -305,7 +311,9 @@ class LayerMaker:
         layer = self._layer
         if isinstance(error, OSError):
             where = f": {os.fsdecode(error.filename)}" if isinstance(error.filename, str | bytes) else ""
-            error = StoreError(f"{error.strerror}{where}", hint="free some space: `roost gc`" if error.errno == 28 else "")
+            error = StoreError(
+                f"{error.strerror}{where}", hint="free some space: `roost gc`" if error.errno == 28 else ""
+            )
         text = self._output.decode(errors="replace")
         log = f"{self._store.state}/results/{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{layer.digest[:12]}.log"
         with contextlib.suppress(OSError):
@@ -314,7 +322,11 @@ class LayerMaker:
         brief, hint = self._family.explain(text)
         details = "\n".join(text.rstrip().splitlines()[-_TAIL:])
         if mirror := self._family.unreachable(text):
-            return NetworkDown(f"{layer.name}: {mirror} cannot be reached", details=details, hint=f"{hint or 'is the network up? is the mirror right?'}; the whole log: {log}")
+            return NetworkDown(
+                f"{layer.name}: {mirror} cannot be reached",
+                details=details,
+                hint=f"{hint or 'is the network up? is the mirror right?'}; the whole log: {log}",
+            )
         what = f"{layer.name}: step {step!r} failed: {brief or error.brief}"
         hints = [hint or error.hint, f"the whole log: {log}"]
         if self._keep_failed and layer.base is None and (session := self._keep(stage)):
@@ -353,7 +365,7 @@ exit "$status"
 
 
 def _inside_of(argv: tuple[str, ...], stdin: bytes) -> Inside:
-    from roost.distro.recipe import Inside  # noqa: PLC0415
+    from roost.distro.recipe import Inside
 
     return Inside(argv=argv, stdin=stdin)
 
@@ -397,5 +409,3 @@ def default_jobs() -> int:
     with open("/proc/meminfo", encoding="ascii") as stream:
         available = next((int(line.split()[1]) for line in stream if line.startswith("MemAvailable:")), 1 << 20)
     return max(1, min(cores, available >> 20))
-
-

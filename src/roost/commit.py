@@ -9,11 +9,11 @@ import stat
 import time
 from typing import TYPE_CHECKING
 
-from roost import __version__
 from roost.errors import StoreError
 from roost.host import runner
 from roost.plan import FORMAT, digest
 from roost.store import LayerRecord
+from roost.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,7 +36,15 @@ def commit(store: Store, session: str, name: str) -> LayerRecord:
         os.mkdir(f"{stage}/tree", 0o755)
         upper = store.session_directory(session) + "/upper"
         # cp keeps owners, links, holes, devices (whiteouts) and xattrs (opaque directories), and shares blocks if it can
-        argv = ("cp", "--archive", "--reflink=auto", "--one-file-system", "--no-target-directory", upper, f"{stage}/tree")
+        argv = (
+            "cp",
+            "--archive",
+            "--reflink=auto",
+            "--one-file-system",
+            "--no-target-directory",
+            upper,
+            f"{stage}/tree",
+        )
         runner.check(runner.run(runner.Command(argv=argv)))
         content = _content(f"{stage}/tree")
         parent = record.layers[-1] if record.layers else ""
@@ -81,5 +89,3 @@ def _walk(tree: str) -> Iterator[tuple[str, os.stat_result]]:
             yield path, info
             if stat.S_ISDIR(info.st_mode):
                 pending.append(path)
-
-

@@ -60,7 +60,12 @@ def _nspawn() -> Check:
     match = re.search(rb"systemd (\d+)", done.output)
     version = int(match[1]) if match else 0
     if version < _NSPAWN_LEAST:
-        return Check(name="systemd-nspawn", state="failed", found=f"version {version}", remedy=f"Roost needs {_NSPAWN_LEAST} or newer")
+        return Check(
+            name="systemd-nspawn",
+            state="failed",
+            found=f"version {version}",
+            remedy=f"Roost needs {_NSPAWN_LEAST} or newer",
+        )
     return Check(name="systemd-nspawn", state="ok", found=f"version {version}")
 
 
@@ -90,15 +95,19 @@ def _session(store: Store) -> Check:
 
     found = runner.in_child(attempt)
     ok = found.startswith("overlay")
-    return Check(name="session", state="ok" if ok else "failed", found=found, remedy="" if ok else "set `private-users = false`")
+    return Check(
+        name="session", state="ok" if ok else "failed", found=found, remedy="" if ok else "set `private-users = false`"
+    )
 
 
 def _filters(store: Store) -> Check:
-    from roost.engine import seccomp  # noqa: PLC0415
-    from roost.engine.spec import Spec  # noqa: PLC0415
-    from roost.sessions import init_path  # noqa: PLC0415
+    from roost.engine import seccomp
+    from roost.engine.spec import Spec
+    from roost.sessions import init_path
 
-    spec = Spec(machine="doctor", layers=(), directory="", mount_point=store.mount_point, init=init_path(), base=0, command=())
+    spec = Spec(
+        machine="doctor", layers=(), directory="", mount_point=store.mount_point, init=init_path(), command=()
+    )
     count = len(seccomp.filters(spec, directory=store.state))
     if not count:
         remedy = "sessions start slower, as filtered as ever; a kernel with CONFIG_CHECKPOINT_RESTORE lets Roost reuse nspawn's filters"
@@ -114,7 +123,12 @@ def _groups() -> Check:
         remedy = "limits in definitions cannot be enforced here; mount /sys/fs/cgroup writable"
         return Check(name="control groups", state="warning", found="none can be made", remedy=remedy)
     if group.notes:
-        return Check(name="control groups", state="warning", found=f"{kind}; {group.notes[0]}", remedy="limits in definitions are not all enforced")
+        return Check(
+            name="control groups",
+            state="warning",
+            found=f"{kind}; {group.notes[0]}",
+            remedy="limits in definitions are not all enforced",
+        )
     return Check(name="control groups", state="ok", found=f"{kind}, limits on memory, cpus and tasks are enforced")
 
 
@@ -122,18 +136,21 @@ def _bootstrap() -> Check:
     path = runner.child_env({})["PATH"]
     found = [name for name in ("mmdebstrap", "debootstrap") if shutil.which(name, path=path)]
     if "mmdebstrap" not in found:
-        return Check(name="bootstrap", state="failed", found=", ".join(found) or "none", remedy="apt install mmdebstrap")
+        return Check(
+            name="bootstrap", state="failed", found=", ".join(found) or "none", remedy="apt install mmdebstrap"
+        )
     return Check(name="bootstrap", state="ok", found=", ".join(found))
 
 
 def _disk(store: Store) -> Check:
-    from roost.cli.table import size  # noqa: PLC0415
-
     info = os.statvfs(store.state)
     free = info.f_bavail * info.f_frsize
-    found = f"{size(free)} free, {info.f_favail} inodes"
+    found = f"{free / (1 << 30):.1f} GiB free, {info.f_favail} inodes"
     if free < _ROOM_LEAST:
-        return Check(name="disk", state="warning", found=found, remedy="`roost gc` removes what is not used; --state DIR moves everything")
+        return Check(
+            name="disk",
+            state="warning",
+            found=found,
+            remedy="`roost gc` removes what is not used; --state DIR moves everything",
+        )
     return Check(name="disk", state="ok", found=found)
-
-

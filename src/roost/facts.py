@@ -41,7 +41,7 @@ def of_distribution(name: str) -> DistributionFacts | None:
 
 def versions(distribution: str, family: str) -> list[int]:
     """The versions that are part of a layer's identity: the recipe's (of a base) and the family's."""
-    from roost.distro.recipe import family as family_of  # noqa: PLC0415  # only a plan needs the family's code
+    from roost.distro.recipe import family as family_of  # only a plan needs the family's code
 
     own = [recipe(distribution).version] if distribution else []
     return [*own, family_of(family).VERSION] if family else own

@@ -5,13 +5,24 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from msgspec import Struct
+
 from roost.host import files
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from roost.api import Removal
     from roost.store import Store
+
+
+class Removal(Struct, frozen=True, kw_only=True):
+    """Something that ``gc`` removes, or would: ``kind`` layer, definition or result; ``size`` in bytes."""
+
+    kind: str
+    name: str
+    reason: str
+    size: int = 0
+
 
 RESULTS_KEPT = 50  # the newest runs' logs
 
@@ -21,8 +32,6 @@ def collect(store: Store, chains: Iterable[tuple[str, ...]], *, dry_run: bool) -
 
     A layer that a session starts to use meanwhile stays: it is looked at again just before it goes.
     """
-    from roost.api import Removal  # noqa: PLC0415  # the value's home is the public module
-
     found = []
     for record in store.all_remembered():
         if not os.path.exists(record.definition):
@@ -37,7 +46,9 @@ def collect(store: Store, chains: Iterable[tuple[str, ...]], *, dry_run: bool) -
             if layer.digest in _in_sessions(store):
                 continue
             store.remove_layer(layer.digest)
-        found.append(Removal(kind="layer", name=f"{layer.digest[:12]} {layer.name}", reason="nothing uses it", size=layer.size))
+        found.append(
+            Removal(kind="layer", name=f"{layer.digest[:12]} {layer.name}", reason="nothing uses it", size=layer.size)
+        )
     return found + _old_results(store, dry_run=dry_run)
 
 
@@ -58,8 +69,6 @@ def _in_sessions(store: Store) -> set[str]:
 
 
 def _old_results(store: Store, *, dry_run: bool) -> list[Removal]:
-    from roost.api import Removal  # noqa: PLC0415
-
     top = f"{store.state}/results"
     found = []
     for name in sorted(os.listdir(top))[:-RESULTS_KEPT]:

@@ -11,7 +11,6 @@ from roost.events import RunEnded, RunOutput, RunStarted, Warned
 from roost.pool import Job, Pool
 from roost.results import Result
 from roost.sessions import Session, fresh_id
-from roost.store import SessionRecord
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
     from roost.events import Monitor
     from roost.pool import Done, Stop
     from roost.sessions import Run, Terms
-    from roost.store import Store
+    from roost.store import SessionRecord, Store
 
 
 class Cell(msgspec.Struct, frozen=True, kw_only=True):
@@ -69,6 +68,8 @@ class Matrix:
         if done.value is not None:
             return msgspec.convert(done.value, Result)
         plain = Result(machine=cell.record.machine, command=cell.run.command, state="skipped")
+        if done.interrupted:
+            return msgspec.structs.replace(plain, state="interrupted")
         if done.error is None:
             return plain
         brief = done.error.brief + (f"\n{done.error.details}" if done.error.details else "")
@@ -76,21 +77,26 @@ class Matrix:
 
     def _work(self, cell: Cell) -> Callable[[Monitor, int], Any]:
         def work(monitor: Monitor, stop_fd: int) -> Any:
-            log = os.path.join(self._logs, f"{cell.key}.log") if self._logs else ""
-
-            def output(stream: int, data: bytes) -> None:
-                monitor(RunOutput(machine=cell.key, stream=stream, data=data))
-
-            result = run_once(
-                self._store, cell.record, cell.terms, cell.run, keep=self._keep, log=log, on_output=output, merged=True,
-                on_start=lambda session: monitor(RunStarted(machine=cell.key, session=session, log=log)), stop_fd=stop_fd,
-            )  # fmt: skip
-            for text in result.warnings:
-                monitor(Warned(message=text, machine=cell.key))
-            monitor(RunEnded(machine=cell.key, state=result.state, seconds=result.seconds))
-            return msgspec.to_builtins(result)
+            try:
+                return msgspec.to_builtins(self._once(cell, monitor, stop_fd))
+            finally:
+                self._store.ranges.close()
 
         return work
+
+    def _once(self, cell: Cell, monitor: Monitor, stop_fd: int) -> Result:
+        """In the job's own process: the whole life of one session."""
+        key = cell.key
+        log = os.path.join(self._logs, f"{key}.log") if self._logs else ""
+        result = run_once(
+            self._store, cell.record, cell.terms, cell.run, keep=self._keep, log=log, merged=True, stop_fd=stop_fd,
+            on_output=lambda stream, data: monitor(RunOutput(machine=key, stream=stream, data=data)),
+            on_start=lambda session: monitor(RunStarted(machine=key, session=session, log=log)),
+        )  # fmt: skip
+        for text in result.warnings:
+            monitor(Warned(message=text, machine=key))
+        monitor(RunEnded(machine=key, state=result.state, seconds=result.seconds))
+        return result
 
 
 def run_once(
@@ -103,9 +109,11 @@ def run_once(
         if on_start is not None:
             on_start(session.id)
         result = session.run(run, **options)
-        if keep == "always" or store.is_asked_to_keep(session.id) or (keep == "on-failure" and result.state in ("failed", "killed", "timed-out")):
+        if (
+            keep == "always"
+            or store.is_asked_to_keep(session.id)
+            or (keep == "on-failure" and result.state in ("failed", "killed", "timed-out"))
+        ):
             session.keep(reason=f"{result.state}: {' '.join(run.command)}"[:200], state=result.state)
             result = msgspec.structs.replace(result, kept=session.id)
     return result
-
-

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from roost.events import Monitor
 
 _LENGTH = struct.Struct("=IB")
-_EVENT, _VALUE, _ERROR = 0, 1, 2
+_EVENT, _VALUE, _ERROR, _INTERRUPTED = 0, 1, 2, 3
 _encode = msgspec.msgpack.Encoder().encode
 _events = msgspec.msgpack.Decoder(Event)
 
@@ -44,17 +44,18 @@ class Job(Struct, frozen=True, kw_only=True):
 
 
 class Done(Struct, frozen=True, kw_only=True):
-    """How a job ended: its value, or the error, or skipped (neither)."""
+    """How a job ended: its value, or the error, or interrupted, or skipped: it never started."""
 
     key: str
     value: Any = None
     error: Error | None = None
+    interrupted: bool = False
     skipped: bool = False
 
     @property
     def well(self) -> bool:
         """Whether it has a value."""
-        return self.error is None and not self.skipped
+        return self.error is None and not self.skipped and not self.interrupted
 
 
 class Interrupted(BaseException):
@@ -116,6 +117,8 @@ class _Child:
                 monitor(_events.decode(payload))
             elif kind == _VALUE:
                 self.answer = Done(key=self.job.key, value=msgspec.msgpack.decode(payload))
+            elif kind == _INTERRUPTED:
+                self.answer = Done(key=self.job.key, interrupted=True)
             else:
                 self.answer = Done(key=self.job.key, error=_revive(msgspec.msgpack.decode(payload)))
         return bool(block)
@@ -149,7 +152,7 @@ def _serve(job: Job, writer: int, stop: int, parent: int) -> None:
         where = f": {os.fsdecode(e.filename)}" if isinstance(e.filename, str | bytes) else ""
         send(_ERROR, ["HostError", f"{e.strerror}{where}", "", "see `roost doctor`"])
     except Interrupted:
-        pass
+        send(_INTERRUPTED, None)
     else:
         send(_VALUE, value)
 
@@ -170,7 +173,7 @@ def _watch_parent(parent: int) -> None:
 
 
 def _revive(parts: list[str]) -> Error:
-    from roost import errors  # noqa: PLC0415  # by name, for this one look-up
+    from roost import errors  # by name, for this one look-up
 
     name, brief, details, hint, *more = parts
     if more:

@@ -119,7 +119,7 @@ def as_dict(results: Sequence[Result], *, seconds: float, started: float | None 
 
     ``started`` (seconds since the epoch) is by default when the first run started; ``seconds`` is how long all took.
     """
-    from roost import __version__
+    from roost.version import __version__
 
     if started is None:
         started = min((result.started for result in results if result.started), default=0.0)

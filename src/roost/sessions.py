@@ -19,14 +19,15 @@ from roost.engine.spec import Bound, Overlaid, Spec
 from roost.errors import HostError, StoreError
 from roost.host import files, runner, syscalls
 from roost.results import Artifact, Result
-from roost.session import changes, ranges
-from roost.store import GROUP_PREFIX, new_id
+from roost.session import changes
+from roost.store import new_id
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from roost.definition.model import Resolved
     from roost.engine.execute import Ended
+    from roost.host.ranges import Range
     from roost.session.changes import Change
     from roost.store import SessionRecord, Store
 
@@ -81,7 +82,9 @@ def init_path() -> str:
     """The static program that is PID 1 of every session. Raises HostError when it was not built."""
     path = os.path.join(os.path.dirname(engine.__file__), "roost-init")
     if not os.access(path, os.X_OK):
-        raise HostError("roost-init is missing from this installation", hint="install Roost again: `pip install .` builds it")
+        raise HostError(
+            "roost-init is missing from this installation", hint="install Roost again: `pip install .` builds it"
+        )
     return path
 
 
@@ -95,7 +98,7 @@ class Session:
         self.directory = store.session_directory(record.id)
         self._used = False
         self._stack = contextlib.ExitStack()
-        self._base = 0
+        self._range: Range | None = None
 
     @property
     def id(self) -> str:
@@ -106,8 +109,8 @@ class Session:
         with contextlib.ExitStack() as stack:
             stack.enter_context(self._store.alive(self.record.id))
             if self.record.private_users:
-                self._base, lock = ranges.allot(self._store.ranges, self.record.id)
-                stack.callback(ranges.release, self._store.ranges, self._base, lock)
+                self._range = self._store.ranges.take(self.record.id)
+                stack.callback(self._store.ranges.give_back, self._range)
             if self.record.kept:
                 self._used = True
             else:
@@ -158,9 +161,10 @@ class Session:
         environment = {**self._terms.environment, **run.environment}
         return Spec(
             machine=self.record.machine, layers=tuple(self._store.tree(d) for d in reversed(self.record.layers)),
-            directory=self.directory, mount_point=self._store.mount_point, init=init_path(), base=self._base,
+            directory=self.directory, mount_point=self._store.mount_point, init=init_path(),
             command=run.command, user=run.user, chdir=run.directory or (run.sources[0].target if run.sources else ""),
             env=environment, overlaid=tuple(overlaid), bound=(*self._terms.binds, *run.binds),
+            base=self._range.base if self._range else 0, userns=self._range.userns if self._range else None,
             network="none" if self.record.network == "none" else "host", terminal=terminal,
             volatile=not self.record.kept, **more,
         )  # fmt: skip
@@ -192,7 +196,9 @@ class Session:
                 if on_output is not None:
                     on_output(stream, data)
 
-            ended = self.execute(spec, limits=limits, streams=Streams(on_output=output, stdin=stdin, merged=merged), stop_fd=stop_fd)
+            ended = self.execute(
+                spec, limits=limits, streams=Streams(on_output=output, stdin=stdin, merged=merged), stop_fd=stop_fd
+            )
         result = _result(self.record, run, ended, began, bytes(tail), log)
         if run.artifacts and not ended.error:
             result = self._with_artifacts(result, run, spec)
@@ -201,7 +207,7 @@ class Session:
     def execute(self, spec: Spec, *, limits: Limits, streams: Streams, stop_fd: int | None = None) -> Ended:
         """Runs a specification in this session's control group."""
         programs = seccomp.filters(spec, directory=self._store.state)
-        name = GROUP_PREFIX + self.record.id
+        name = self._store.group_prefix + self.record.id
         return execute(spec, name=name, filters=programs, limits=limits, streams=streams, stop_fd=stop_fd)
 
     def inside(self, spec: Spec, function: Callable[[], Any]) -> Any:

@@ -22,6 +22,7 @@ import contextlib
 import os
 import secrets
 import time
+import zlib
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -29,11 +30,10 @@ from msgspec import Struct
 
 from roost.errors import BusyError, HostError, StoreError
 from roost.host import cgroups, files
+from roost.host.ranges import Ranges
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-GROUP_PREFIX = "roost-"
 
 
 class LayerRecord(Struct, kw_only=True):
@@ -87,8 +87,10 @@ class Store:
             self.state, self.cache, self.run = top, f"{top}/cache", f"{top}/run"
         else:
             self.state, self.cache, self.run = "/var/lib/roost", "/var/cache/roost", "/run/roost"
+        # by state: two Roosts with different ones may run in one control group
+        self.group_prefix = f"roost-{zlib.crc32(os.fsencode(self.state)):08x}-"
         self.mount_point = f"{self.run}/mnt"
-        self.ranges = f"{self.run}/ranges"
+        self.ranges = Ranges(f"{self.run}/ranges")
 
     def prepare(self) -> None:
         """Makes the directories. Raises HostError when this may not be done here."""
@@ -96,12 +98,16 @@ class Store:
             for name in ("layers", "names", "sessions", "machines", "results"):
                 os.makedirs(f"{self.state}/{name}", mode=0o700, exist_ok=True)
             os.makedirs(f"{self.cache}/packages", mode=0o755, exist_ok=True)
-            for path in (self.mount_point, self.ranges, f"{self.run}/locks"):
+            for path in (self.mount_point, f"{self.run}/ranges", f"{self.run}/locks"):
                 os.makedirs(path, mode=0o700, exist_ok=True)
         except PermissionError as e:
-            raise HostError(f"{e.filename} cannot be made: {e.strerror}", hint="run roost as root: `sudo roost …`") from None
+            raise HostError(
+                f"{e.filename} cannot be made: {e.strerror}", hint="run roost as root: `sudo roost …`"
+            ) from None
         except OSError as e:
-            raise HostError(f"{e.filename} cannot be made: {e.strerror}", hint="choose another place with --state DIR") from None
+            raise HostError(
+                f"{e.filename} cannot be made: {e.strerror}", hint="choose another place with --state DIR"
+            ) from None
 
     # layers
 
@@ -121,7 +127,9 @@ class Store:
         except FileNotFoundError:
             raise StoreError(f"there is no layer {digest[:12]}", hint="see `roost layer list`") from None
         except msgspec.DecodeError as e:
-            raise StoreError(f"the record of layer {digest[:12]} is damaged: {e}", hint=f"`roost layer remove {digest[:12]}`") from None
+            raise StoreError(
+                f"the record of layer {digest[:12]} is damaged: {e}", hint=f"`roost layer remove {digest[:12]}`"
+            ) from None
 
     def layers(self) -> list[LayerRecord]:
         """All layers, the oldest first; unreadable ones are left out."""
@@ -133,7 +141,10 @@ class Store:
 
     def find_layer(self, word: str) -> LayerRecord:
         """A layer by its name or by the start of its digest. Raises StoreError when it is none, or not the only one."""
-        with contextlib.suppress(OSError, UnicodeDecodeError), open(f"{self.state}/names/{_plain(word)}", encoding="ascii") as stream:
+        with (
+            contextlib.suppress(OSError, UnicodeDecodeError),
+            open(f"{self.state}/names/{_plain(word)}", encoding="ascii") as stream,
+        ):
             return self.layer(stream.read().strip())
         found = [name for name in _names(f"{self.state}/layers") if name.startswith(word)] if len(word) >= 4 else []
         if len(found) != 1:
@@ -199,7 +210,9 @@ class Store:
         except (FileNotFoundError, NotADirectoryError):
             raise StoreError(f"there is no session {session}", hint="see `roost session list`") from None
         except msgspec.DecodeError as e:
-            raise StoreError(f"the record of session {session} is damaged: {e}", hint=f"`roost session remove {session}`") from None
+            raise StoreError(
+                f"the record of session {session} is damaged: {e}", hint=f"`roost session remove {session}`"
+            ) from None
 
     def sessions(self) -> list[tuple[SessionRecord, bool]]:
         """All sessions, the oldest first, each with whether somebody is using it now."""
@@ -269,11 +282,11 @@ class Store:
             if self._dead(name) and not self._is_kept(name):
                 files.remove_tree(self.session_directory(name))
                 cleared.append(f"session {name}")
-        for group in cgroups.find(GROUP_PREFIX):
-            name = os.path.basename(group.paths[0]).removeprefix(GROUP_PREFIX)
-            if not self.is_alive(name) and not name.startswith("seccomp-") and cgroups.remove(group, seconds=0.0):
+        for group in cgroups.find(self.group_prefix):
+            name = os.path.basename(group.paths[0]).removeprefix(self.group_prefix)
+            if not self.is_alive(name) and cgroups.remove(group, seconds=0.0):
                 cleared.append(f"control group {name}")
-        for directory in (self.ranges, f"{self.run}/locks"):
+        for directory in (f"{self.run}/ranges", f"{self.run}/locks"):
             for name in _names(directory, hidden=True) + _names(directory):
                 _drop_free_lock(f"{directory}/{name}")
         return cleared
@@ -306,7 +319,10 @@ class Store:
         """Those of every definition that was built here."""
         found = []
         for name in _names(f"{self.state}/machines"):
-            with contextlib.suppress(OSError, msgspec.DecodeError), open(f"{self.state}/machines/{name}", "rb") as stream:
+            with (
+                contextlib.suppress(OSError, msgspec.DecodeError),
+                open(f"{self.state}/machines/{name}", "rb") as stream,
+            ):
                 found.append(msgspec.json.decode(stream.read(), type=Machines))
         return found
 
@@ -316,7 +332,7 @@ class Store:
             os.unlink(self._machines_path(definition))
 
     def _machines_path(self, definition: str) -> str:
-        import hashlib  # noqa: PLC0415  # not needed to list machines
+        import hashlib  # not needed to list machines
 
         return f"{self.state}/machines/{hashlib.sha256(os.fsencode(definition)).hexdigest()[:16]}.json"
 
@@ -333,8 +349,15 @@ def run_id() -> str:
 
 def _plain(name: str) -> str:
     """A name from outside as a file's name. Raises StoreError when it is not one."""
-    if not name or name.startswith(".") or not all(c.isascii() and (c.isalnum() or c in "-_.+") for c in name) or len(name) > 128:
-        raise StoreError(f"{name!r} is not a name that Roost gives", hint="see `roost session list` and `roost layer list`")
+    if (
+        not name
+        or name.startswith(".")
+        or not all(c.isascii() and (c.isalnum() or c in "-_.+") for c in name)
+        or len(name) > 128
+    ):
+        raise StoreError(
+            f"{name!r} is not a name that Roost gives", hint="see `roost session list` and `roost layer list`"
+        )
     return name
 
 

@@ -17,7 +17,7 @@ INTERRUPTED = 130
 def main(argv: Sequence[str] | None = None) -> int:
     """The exit status of ``roost ARGV``."""
     from roost.cli.parser import parse
-    from roost.errors import Error
+    from roost.errors import Error, HostError
 
     arguments = sys.argv[1:] if argv is None else list(argv)
     for stream in (sys.stdout, sys.stderr):
@@ -34,15 +34,31 @@ def main(argv: Sequence[str] | None = None) -> int:
         text = error_text(e, style=style_of(sys.stderr, os.environ), width=terminal_width(sys.stderr))
         print(text.rstrip("\n"), file=sys.stderr)
         return FAILED_TO_RUN if options.runs else e.exit_code
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return INTERRUPTED
     except BrokenPipeError:  # whoever read our output has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + 13
+    except OSError as e:
+        where = f": {os.fsdecode(e.filename)}" if isinstance(e.filename, str | bytes) else ""
+        print(f"error: {e.strerror}{where}\nhint: `roost doctor` tries what this host can do", file=sys.stderr)
+        return FAILED_TO_RUN if options.runs else HostError.exit_code
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
     return status
+
+
+def _open_streams() -> None:
+    """Gives a stream that the caller has closed a number again: else the next file opened would be taken for it."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest free number is this one
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(number, "r" if number == 0 else "w", closefd=False))
 
 
 def run() -> NoReturn:
     """The entry point of the installed command."""
+    _open_streams()
     sys.exit(main())

@@ -52,20 +52,42 @@ def list_(options: argparse.Namespace) -> int:
     for item in plan.machines:
         machine = item.machine
         base = machine.base
-        system = f"layer {base.from_layer}" if base.from_layer else f"{base.distribution} {base.release} {base.architecture}"
-        notes = [*(["private-users: no"] if not machine.private_users else []), *([f"network: {machine.network}"] if machine.network != "host" else [])]
+        system = (
+            f"layer {base.from_layer}" if base.from_layer else f"{base.distribution} {base.release} {base.architecture}"
+        )
+        notes = [
+            *(["private-users: no"] if not machine.private_users else []),
+            *([f"network: {machine.network}"] if machine.network != "host" else []),
+        ]
         state = _state(item, verbs)
         tone = "good" if state == "made" else "dim"
-        rows.append((machine.name, system, " ".join(machine.profiles), Painted(state, tone), ", ".join(notes), machine.description))
+        rows.append(
+            (
+                machine.name,
+                system,
+                " ".join(machine.profiles),
+                Painted(state, tone),
+                ", ".join(notes),
+                machine.description,
+            )
+        )
     headers = ["machine", "system", "profiles", "state", "notes", "description"]
     keep = [number for number in range(6) if number in (0, 1, 3) or any(row[number] for row in rows)]
-    print_table([headers[n] for n in keep], [[row[n] for n in keep] for row in rows], empty="the definition has no machines")
+    print_table(
+        [headers[n] for n in keep], [[row[n] for n in keep] for row in rows], empty="the definition has no machines"
+    )
     return 0
 
 
 def _state(item: MachinePlan, verbs: dict[str, str]) -> str:
     missing = sum(verbs.get(digest, "reuse") == "build" for digest in item.layers)
-    return "made" if not missing else "not made" if missing == len(item.layers) else f"{missing} of {len(item.layers)} layers to make"
+    return (
+        "made"
+        if not missing
+        else "not made"
+        if missing == len(item.layers)
+        else f"{missing} of {len(item.layers)} layers to make"
+    )
 
 
 def _described(item: MachinePlan) -> dict[str, object]:
@@ -77,7 +99,10 @@ def _described(item: MachinePlan) -> dict[str, object]:
             "name": layer.name,
             "packages": list(layer.packages),
             "users": msgspec.to_builtins(layer.users),
-            "files": [{"path": f.path, "mode": f"{f.mode:04o}", "owner": f.owner, "group": f.group, "size": len(f.content)} for f in layer.files],
+            "files": [
+                {"path": f.path, "mode": f"{f.mode:04o}", "owner": f.owner, "group": f.group, "size": len(f.content)}
+                for f in layer.files
+            ],
             "scripts": [script.name for script in layer.scripts],
         }
         for layer in machine.layers
@@ -96,12 +121,22 @@ def plan(options: argparse.Namespace) -> int:
     made = manager.plan(options.machines)
     if options.json:
         layers = [
-            {"digest": x.digest, "parent": x.parent, "name": x.name, "verb": x.verb, "reason": x.reason, "machines": list(x.machines), "steps": x.facts}
+            {
+                "digest": x.digest,
+                "parent": x.parent,
+                "name": x.name,
+                "verb": x.verb,
+                "reason": x.reason,
+                "machines": list(x.machines),
+                "steps": x.facts,
+            }
             for x in made.layers
         ]
         print_json({"layers": layers, "machines": [_described(item) for item in made.machines]})
         return 0
-    rows = [(layer.name, layer.digest[:12], _verb(layer), layer.reason, ", ".join(layer.machines)) for layer in made.layers]
+    rows = [
+        (layer.name, layer.digest[:12], _verb(layer), layer.reason, ", ".join(layer.machines)) for layer in made.layers
+    ]
     print_table(["layer", "digest", "verb", "reason", "for"], rows, empty="nothing to plan", fixed=("digest", "verb"))
     count = len(made.to_build)
     say(f"{count} to make: `roost build`" if count else "all layers are there")
@@ -130,7 +165,11 @@ def build(options: argparse.Namespace) -> int:
         return INTERRUPTED
     if not options.json:
         new = len(made.to_build)
-        what = f"{new} {'layer' if new == 1 else 'layers'} made in {duration(time.monotonic() - began)}" if new else "all layers are there"
+        what = (
+            f"{new} {'layer' if new == 1 else 'layers'} made in {duration(time.monotonic() - began)}"
+            if new
+            else "all layers are there"
+        )
         machines = len(made.machines)
         say(f"{what}; {machines} {'machine is' if machines == 1 else 'machines are'} ready: `roost run … -- COMMAND`")
     return 0
@@ -152,5 +191,3 @@ def doctor(options: argparse.Namespace) -> int:
             print(f"\n{check.name}: {check.remedy}")
         sys.stdout.flush()
     return 0 if all(check.state != "failed" for check in checks) else 1
-
-

@@ -43,7 +43,13 @@ def watched(options: argparse.Namespace, machines: Sequence[str] = ()) -> Iterat
     before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     try:
         monitor = choose(
-            sys.stderr, sys.stdout, env=os.environ, quiet=options.quiet, verbose=options.verbose, machines=machines, json=options.json
+            sys.stderr,
+            sys.stdout,
+            env=os.environ,
+            quiet=options.quiet,
+            verbose=options.verbose,
+            machines=machines,
+            json=options.json,
         )
         with monitor:
             yield roost.Watch(monitor=monitor, tick=monitor.tick, interval=monitor.interval, stop=stop), stop

@@ -7,12 +7,13 @@ import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from roost import __version__
+from roost.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 EPILOG = """\
+Begin with `roost init`; `roost VERB --help` describes a verb.
 MACHINES are names, comma lists or globs ('debian-*'). Results go to stdout, everything else to stderr.
 A run ends with the command's own status; 124: timed out, 125: Roost itself failed, 130: interrupted.
 A run on several machines ends with 0 when all passed, else 1."""
@@ -74,19 +75,32 @@ def _common(to: argparse.ArgumentParser, *, default: Any = argparse.SUPPRESS) ->
     group = to.add_argument_group("everywhere")
     plain: dict[str, Any] = {"default": default}
     flag: dict[str, Any] = {"default": False if default is None else argparse.SUPPRESS}
-    group.add_argument("-f", "--file", metavar="FILE", help="the definition (./roost.toml, else /etc/roost/machines/*.toml)", **plain)
-    group.add_argument("--state", metavar="DIR", help="keep everything below DIR (/var/lib/roost, or $ROOST_STATE)", **plain)
-    group.add_argument("--json", action="store_true", help="results as one JSON document on stdout", **flag)
-    group.add_argument("-q", "--quiet", action="store_true", help="no progress", **flag)
-    group.add_argument("-v", "--verbose", action="store_true", help="show all that the steps of layers print", **flag)
+    group.add_argument(
+        "-f",
+        "--file",
+        metavar="FILE",
+        help="the definition (default: ./roost.toml, else /etc/roost/machines/*.toml)",
+        **plain,
+    )
+    group.add_argument(
+        "--state", metavar="DIR", help="keep everything below DIR (default: $ROOST_STATE, else /var/lib/roost)", **plain
+    )
+    group.add_argument("--json", action="store_true", help="print results as one JSON document", **flag)
+    group.add_argument("-q", "--quiet", action="store_true", help="print no progress", **flag)
+    group.add_argument(
+        "-v", "--verbose", action="store_true", help="print everything that the steps of layers say", **flag
+    )
 
 
-def _verb(
-    verbs: Any, name: str, code: str, summary: str, *, command: str = "", **more: Any
-) -> argparse.ArgumentParser:
+def _verb(verbs: Any, name: str, code: str, summary: str, *, command: str = "", **more: Any) -> argparse.ArgumentParser:
     """A verb. ``command``: it may be followed by one (``may``), must be (``must``), or runs one of its own (``own``)."""
     made: argparse.ArgumentParser = verbs.add_parser(
-        name, help=summary, description=summary[:1].upper() + summary[1:] + ".", formatter_class=_Formatter, allow_abbrev=False, **more
+        name,
+        help=summary,
+        description=summary[:1].upper() + summary[1:] + ".",
+        formatter_class=_Formatter,
+        allow_abbrev=False,
+        **more,
     )
     made.set_defaults(
         code=code, needs_command=command == "must", takes_command=command in ("may", "must"), runs_command=bool(command)
@@ -96,7 +110,9 @@ def _verb(
 
 def _definition_verbs(verbs: Any) -> None:
     init = _verb(verbs, "init", "commands:init", "write a commented starter definition")
-    init.add_argument("path", nargs="?", default="roost.toml", metavar="FILE")
+    init.add_argument(
+        "path", nargs="?", default="roost.toml", metavar="FILE", help="the file to write (default: roost.toml)"
+    )
     init.add_argument("--force", action="store_true", help="replace a file that exists")
     _common(init)
     _common(_verb(verbs, "schema", "commands:schema", "print the definition's JSON Schema, for editors"))
@@ -105,76 +121,146 @@ def _definition_verbs(verbs: Any) -> None:
         ("plan", "commands:plan", "say which layers would be made, and why"),
     ):
         verb = _verb(verbs, name, code, summary)
-        verb.add_argument("machines", nargs="*", metavar="MACHINES")
+        verb.add_argument("machines", nargs="*", metavar="MACHINES", help="names, comma lists or globs (default: all)")
         _common(verb)
     _common(_verb(verbs, "doctor", "commands:doctor", "say what this host can do and what it lacks, with the remedy"))
     build = _verb(verbs, "build", "commands:build", "make the missing layers, independent ones side by side")
-    build.add_argument("machines", nargs="*", metavar="MACHINES")
-    build.add_argument("-j", "--jobs", type=_count, metavar="N", help="layers made at a time (by cores and memory)")
-    build.add_argument("--keep-failed", action="store_true", help="leave a session of a layer that failed, to look into")
+    build.add_argument("machines", nargs="*", metavar="MACHINES", help="names, comma lists or globs (default: all)")
+    build.add_argument(
+        "-j", "--jobs", type=_count, metavar="N", help="layers made at a time (default: by cores and memory)"
+    )
+    build.add_argument(
+        "--keep-failed", action="store_true", help="keep what a failed layer has so far as a session, to look into"
+    )
     _common(build)
 
 
 def _run_verbs(verbs: Any) -> None:
-    run = _verb(verbs, "run", "running:run", "run a command in throwaway sessions", command="must", usage="roost run MACHINES|--all [options] -- COMMAND [ARGUMENT ...]")
-    run.add_argument("machines", nargs="*", metavar="MACHINES")
+    run = _verb(
+        verbs,
+        "run",
+        "running:run",
+        "run a command in throwaway sessions",
+        command="must",
+        usage="roost run MACHINES|--all [options] -- COMMAND [ARGUMENT ...]",
+    )
+    run.add_argument("machines", nargs="*", metavar="MACHINES", help="names, comma lists or globs")
     run.add_argument("--all", action="store_true", help="all machines of the definition")
-    run.add_argument("--profile", metavar="NAME", default="", help="only those with this profile")
-    run.add_argument("-j", "--jobs", type=_count, metavar="N", help="machines at a time (by cores and memory)")
+    run.add_argument("--profile", metavar="NAME", default="", help="only machines that have this profile")
+    run.add_argument("-j", "--jobs", type=_count, metavar="N", help="machines at a time (default: by cores and memory)")
     run.add_argument("--fail-fast", action="store_true", help="start nothing more once one has not passed")
     run.add_argument("--junit", metavar="FILE", help="write the results as JUnit XML too")
     _session_options(run)
-    run.add_argument("--timeout", type=_seconds, metavar="TIME", help="end it after TIME (90, 15m, 2h): TERM, then KILL")
-    run.add_argument("--artifact", action="append", default=[], metavar="GLOB", help="copy out what matches, relative to the working directory")
-    run.add_argument("--output", metavar="DIR", default="artifacts", help="where artifacts go: DIR/MACHINE/ (artifacts)")
+    run.add_argument(
+        "--timeout", type=_seconds, metavar="TIME", help="end it after TIME (90, 15m, 2h): first SIGTERM, then SIGKILL"
+    )
+    run.add_argument(
+        "--artifact",
+        action="append",
+        default=[],
+        metavar="GLOB",
+        help="copy out the files that match, relative to the working directory",
+    )
+    run.add_argument(
+        "--output", metavar="DIR", default="artifacts", help="where artifacts go, as DIR/MACHINE/ (default: artifacts)"
+    )
     _common(run)
     shell = _verb(verbs, "shell", "running:shell", "open a shell in a throwaway session", command="own")
-    shell.add_argument("machine", metavar="MACHINE")
+    shell.add_argument("machine", metavar="MACHINE", help="the name of one machine")
     _session_options(shell)
     _common(shell)
 
 
 def _session_options(to: argparse.ArgumentParser) -> None:
-    to.add_argument("-u", "--user", default="root", metavar="USER", help="whom to run as: a name or number of the machine (root)")
-    to.add_argument("-w", "--directory", default="", metavar="DIR", help="where to run: the source's place, else the user's home")
-    to.add_argument("--source", action="append", default=[], metavar="DIR[:TARGET]", help="show a checkout as a copy-on-write tree (at /src)")
-    to.add_argument("--bind", action="append", default=[], metavar="SRC[:DST[:rw]]", help="show a path of the host, read-only unless rw")
-    to.add_argument("--env", action="append", default=[], metavar="NAME[=VALUE]", help="set a variable, or pass it on")
+    to.add_argument(
+        "-u",
+        "--user",
+        default="root",
+        metavar="USER",
+        help="run as this user of the machine, a name or a number (default: root)",
+    )
+    to.add_argument(
+        "-w",
+        "--directory",
+        default="",
+        metavar="DIR",
+        help="run in this directory (default: that of the source, else the user's home)",
+    )
+    to.add_argument(
+        "--source",
+        action="append",
+        default=[],
+        metavar="DIR[:TARGET]",
+        help="show DIR as a copy-on-write tree (default: at /src); DIR itself stays as it is",
+    )
+    to.add_argument(
+        "--bind",
+        action="append",
+        default=[],
+        metavar="SRC[:DST[:rw]]",
+        help="show a path of the host (default: at the same path), read-only unless rw",
+    )
+    to.add_argument(
+        "--env",
+        action="append",
+        default=[],
+        metavar="NAME[=VALUE]",
+        help="set a variable; without a value, pass on the caller's",
+    )
     to.add_argument(
         "--keep", default="never", choices=("always", "on-failure", "never"), metavar="always|on-failure",
-        help="keep the session to look into it; plain --keep means always",
+        help="keep the session: --keep or --keep=on-failure",
     )  # fmt: skip
 
 
 def _store_verbs(verbs: Any) -> None:
-    session = _verb(verbs, "session", "", "what was kept: list, shell, diff, keep, commit, remove")
+    session = _verb(verbs, "session", "", "look into sessions: list, shell, diff, keep, commit, remove")
     below = session.add_subparsers(metavar="VERB", required=True, dest="session_verb")
     _common(_verb(below, "list", "stored:session_list", "list the sessions"))
     for name, summary, own in (
         ("shell", "open a shell in a kept session; its changes stay", "own"),
-        ("diff", "say what a session added, changed, removed and replaced", ""),
-        ("keep", "keep a session that is in use when its command ends", ""),
-        ("commit", "make a session's changes a named layer: from = \"layer:NAME\"", ""),
+        ("diff", "list what a kept session added, changed, removed and replaced", ""),
+        ("keep", "keep a session whose command is still running", ""),
+        ("commit", 'make a kept session\'s changes a layer, for from = "layer:NAME" in definitions', ""),
         ("remove", "remove kept sessions", ""),
     ):
         verb = _verb(below, name, f"stored:session_{name}", summary, command=own)
-        verb.add_argument("session", metavar="SESSION", **({"nargs": "+"} if name == "remove" else {}))  # type: ignore[arg-type]
+        verb.add_argument(
+            "session",
+            metavar="SESSION",
+            help="as `roost session list` has it",
+            **({"nargs": "+"} if name == "remove" else {}),
+        )  # type: ignore[arg-type]
         if name == "commit":
-            verb.add_argument("name", metavar="NAME")
+            verb.add_argument("name", metavar="NAME", help="what to call the layer: a-z, 0-9, '-' and '.'")
         if name == "diff":
-            verb.add_argument("--content", metavar="FILE", help="show how the text of one file changed")
+            verb.add_argument("--content", metavar="FILE", help="show how the text of this one file changed, as a diff")
         if name == "shell":
-            verb.add_argument("-u", "--user", default="", metavar="USER", help="whom to be (as the session was run)")
+            verb.add_argument(
+                "-u",
+                "--user",
+                default="",
+                metavar="USER",
+                help="the user of the shell (default: as the session was run)",
+            )
         _common(verb)
-    layer = _verb(verbs, "layer", "", "the layers in the store: list, show, remove")
+    layer = _verb(verbs, "layer", "", "look into layers: list, show, remove")
     below = layer.add_subparsers(metavar="VERB", required=True, dest="layer_verb")
     _common(_verb(below, "list", "stored:layer_list", "list the layers"))
-    for name, summary in (("show", "say what a layer was made from, and its packages"), ("remove", "remove layers nothing stands on")):
+    for name, summary in (
+        ("show", "say what a layer was made from, and its packages"),
+        ("remove", "remove layers that nothing stands on"),
+    ):
         verb = _verb(below, name, f"stored:layer_{name}", summary)
-        verb.add_argument("layer", metavar="LAYER", **({"nargs": "+"} if name == "remove" else {}))  # type: ignore[arg-type]
+        verb.add_argument(
+            "layer",
+            metavar="LAYER",
+            help="its name, or four or more digits of its digest",
+            **({"nargs": "+"} if name == "remove" else {}),
+        )  # type: ignore[arg-type]
         _common(verb)
-    gc = _verb(verbs, "gc", "stored:gc", "remove the layers that no definition, session or name uses")
-    gc.add_argument("--dry-run", action="store_true", help="only say what would go")
+    gc = _verb(verbs, "gc", "stored:gc", "remove what nothing uses: layers, and the logs of old runs")
+    gc.add_argument("--dry-run", action="store_true", help="only say what would be removed")
     _common(gc)
 
 

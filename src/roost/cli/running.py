@@ -27,7 +27,9 @@ SHELL = ("sh", "-c", 'exec "${SHELL:-/bin/sh}" -l')
 def run(options: argparse.Namespace) -> int:
     """``roost run``."""
     if not options.machines and not options.all and not options.profile:
-        raise DefinitionError("no machine was named", hint="name machines, or say --all: `roost run --all -- make test`")
+        raise DefinitionError(
+            "no machine was named", hint="name machines, or say --all: `roost run --all -- make test`"
+        )
     if options.machines and options.all:
         raise DefinitionError("--all and names of machines exclude each other", hint="leave one of them out")
     manager = roost.Manager(definition(options), state=options.state)
@@ -56,7 +58,11 @@ def run(options: argparse.Namespace) -> int:
         from roost.cli.summary import summary
 
         say("")
-        print(summary(results, style=style_of(sys.stdout, os.environ), width=terminal_width(sys.stdout), seconds=seconds).rstrip("\n"))
+        print(
+            summary(
+                results, style=style_of(sys.stdout, os.environ), width=terminal_width(sys.stdout), seconds=seconds
+            ).rstrip("\n")
+        )
     return exit_status(results, matrix=not single)
 
 
@@ -76,6 +82,7 @@ def _single(options: argparse.Namespace, name: str, what: roost.Run) -> roost.Re
                 name, what, keep=options.keep, terminal=terminal, on_output=output, stdin=_stdin(), stop_fd=stop.fd,
                 on_start=lambda session: monitor(RunStarted(machine=name, session=session, log="")),
             )  # fmt: skip
+        manager.close()
         monitor(RunEnded(machine=name, state=result.state, seconds=result.seconds))
     return result
 
@@ -159,14 +166,18 @@ def _sources(texts: list[str]) -> tuple[Any, ...]:
     for number, text in enumerate(texts):
         directory, _, target = text.rpartition(":") if ":/" in text else (text, "", "")
         default = "/src" if number == 0 else f"/src{number + 1}"
-        found.append(roost.Source(directory=os.path.abspath(directory), target=_absolute(target or default, "--source")))
+        found.append(
+            roost.Source(directory=os.path.abspath(directory), target=_absolute(target or default, "--source"))
+        )
     return tuple(found)
 
 
 def _bind(text: str) -> Bound:
     source, *rest = text.split(":")
     if len(rest) > 2 or (len(rest) == 2 and rest[1] not in ("rw", "ro")):
-        raise DefinitionError(f"--bind {text}: not SRC[:DST[:rw]]", hint="a path that holds ':' can be bound in the definition")
+        raise DefinitionError(
+            f"--bind {text}: not SRC[:DST[:rw]]", hint="a path that holds ':' can be bound in the definition"
+        )
     source = os.path.abspath(source)
     if not os.path.exists(source):
         raise DefinitionError(f"--bind {text}: {source} does not exist", hint="bind something that is there")

@@ -31,13 +31,28 @@ def session_list(options: argparse.Namespace) -> int:
     store = _manager(options).store
     found = store.sessions()
     if options.json:
-        print_json([{"id": s.id, "machine": s.machine, "created": s.created, "kept": s.kept, "in_use": used, "state": s.state, "reason": s.reason} for s, used in found])
+        print_json(
+            [
+                {
+                    "id": s.id,
+                    "machine": s.machine,
+                    "created": s.created,
+                    "kept": s.kept,
+                    "in_use": used,
+                    "state": s.state,
+                    "reason": s.reason,
+                }
+                for s, used in found
+            ]
+        )
         return 0
     rows = []
     for record, used in found:
         state = "in use" if used else "kept" if record.kept else "left over"
         rows.append((record.id, record.machine, state, age(time.time() - record.created), record.reason))
-    print_table(["session", "machine", "state", "age", "why"], rows, empty="no sessions: `roost run --keep …` keeps one")
+    print_table(
+        ["session", "machine", "state", "age", "why"], rows, empty="no sessions: `roost run --keep …` keeps one"
+    )
     return 0
 
 
@@ -75,7 +90,10 @@ def session_diff(options: argparse.Namespace) -> int:
         print_json(found)
         return 0
     marks = {"added": ("+", "good"), "changed": ("~", "warn"), "removed": ("-", "bad"), "replaced": ("!", "warn")}
-    rows = [(Painted(f"{marks[c.kind][0]} {c.kind}", marks[c.kind][1]), c.path, size(c.size) if c.size else "") for c in found]
+    rows = [
+        (Painted(f"{marks[c.kind][0]} {c.kind}", marks[c.kind][1]), c.path, size(c.size) if c.size else "")
+        for c in found
+    ]
     print_table(["change", "path", "size"], rows, empty="nothing was changed", right=("size",), fixed=("change",))
     return 0
 
@@ -83,7 +101,9 @@ def session_diff(options: argparse.Namespace) -> int:
 def _content(session: roost.Session, path: str) -> int:
     before, after = session.read(path)
     if before is None and after is None:
-        raise StoreError(f"{path} is no file that can be read, neither below nor in the session", hint="see `roost session diff`")
+        raise StoreError(
+            f"{path} is no file that can be read, neither below nor in the session", hint="see `roost session diff`"
+        )
     if b"\0" in (before or b"") or b"\0" in (after or b""):
         say(f"{path} is binary: {len(before or b'')} bytes before, {len(after or b'')} after")
         return 0
@@ -111,7 +131,9 @@ def session_commit(options: argparse.Namespace) -> int:
     if options.json:
         print_json({"name": options.name, "digest": layer.digest, "size": layer.size, "files": layer.files})
     else:
-        say(f"layer {options.name} is {layer.digest[:12]}, {size(layer.size)}: use it with `from = \"layer:{options.name}\"`")
+        say(
+            f'layer {options.name} is {layer.digest[:12]}, {size(layer.size)}: use it with `from = "layer:{options.name}"`'
+        )
     return 0
 
 
@@ -131,8 +153,15 @@ def layer_list(options: argparse.Namespace) -> int:
     if options.json:
         print_json([_summary(layer) for layer in layers])
         return 0
-    rows = [(x.digest[:12], x.name, size(x.size), x.files, len(x.parents) + 1, age(time.time() - x.created)) for x in layers]
-    print_table(["layer", "name", "size", "files", "depth", "age"], rows, empty="no layers: `roost build` makes them", right=("size", "age"))
+    rows = [
+        (x.digest[:12], x.name, size(x.size), x.files, len(x.parents) + 1, age(time.time() - x.created)) for x in layers
+    ]
+    print_table(
+        ["layer", "name", "size", "files", "depth", "age"],
+        rows,
+        empty="no layers: `roost build` makes them",
+        right=("size", "age"),
+    )
     return 0
 
 
@@ -153,8 +182,15 @@ def layer_show(options: argparse.Namespace) -> int:
         return 0
     import json
 
-    facts = [("digest", layer.digest), ("name", layer.name), ("stands on", " ".join(p[:12] for p in layer.parents) or "nothing")]
-    facts += [("size", f"{size(layer.size)} in {layer.files} files"), ("made", f"{age(time.time() - layer.created)} ago in {layer.seconds:.1f} s")]
+    facts = [
+        ("digest", layer.digest),
+        ("name", layer.name),
+        ("stands on", " ".join(p[:12] for p in layer.parents) or "nothing"),
+    ]
+    facts += [
+        ("size", f"{size(layer.size)} in {layer.files} files"),
+        ("made", f"{age(time.time() - layer.created)} ago in {layer.seconds:.1f} s"),
+    ]
     facts += [(key, value if isinstance(value, str) else json.dumps(value)) for key, value in layer.facts.items()]
     for key, value in facts:
         print(f"{key + ':':16} {value}")
@@ -185,5 +221,3 @@ def gc(options: argparse.Namespace) -> int:
         total = size(sum(item.size for item in found))
         say(f"{'would free' if options.dry_run else 'freed'} {total}")
     return 0
-
-

@@ -140,7 +140,7 @@ def _syntax(name: str, text: str, error: Exception) -> DefinitionError:
 
 def _broken(name: str, directory: str, text: str, table: dict[str, Any], message: str) -> Document:
     """A document of what is right in a table that has unknown keys or wrong types."""
-    from roost.definition.shape import clean  # noqa: PLC0415  # only when there is a mistake
+    from roost.definition.shape import clean  # only when there is a mistake
 
     cleaned = clean(table)
     if not cleaned.mistakes:  # the walker and msgspec do not agree: tell at least what msgspec found

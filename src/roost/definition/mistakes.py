@@ -86,7 +86,7 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 def nearest(word: str, known: Iterable[str]) -> str:
     """The known word that was probably meant, or nothing."""
-    from difflib import get_close_matches  # noqa: PLC0415  # only when there is a mistake
+    from difflib import get_close_matches  # only when there is a mistake
 
     known = list(known)
     if near := get_close_matches(word, known, 1):
@@ -108,7 +108,7 @@ def report(documents: Iterable[Document], name: str) -> None:
 
 
 def _lines(document: Document) -> list[str]:
-    from roost.definition.lines import locate  # noqa: PLC0415  # only when there is a mistake
+    from roost.definition.lines import locate  # only when there is a mistake
 
     places = locate(document.text)
     found = []

@@ -202,7 +202,7 @@ def _limits(place: Place, limits: Limits | None) -> tuple[int | None, float | No
 
 
 def _keyring(place: Place, path: str) -> tuple[str, str]:
-    from hashlib import sha256  # noqa: PLC0415  # OpenSSL costs milliseconds, and few definitions have a keyring
+    from hashlib import sha256  # OpenSSL costs milliseconds, and few definitions have a keyring
 
     content = _read(place, path)
     return os.path.normpath(os.path.join(place.document.directory, path)), sha256(content).hexdigest()

@@ -169,8 +169,8 @@ def add_user(user: User, nobody_group: str) -> Inside:
 
 
 def _tar(files: Mapping[str, bytes]) -> bytes:
-    import io  # noqa: PLC0415
-    import tarfile  # noqa: PLC0415  4 ms, and only the making of a base needs it
+    import io
+    import tarfile
 
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as archive:

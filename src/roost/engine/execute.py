@@ -71,7 +71,9 @@ class Streams(Struct, frozen=True, kw_only=True):
 class Running:
     """One container from start to end; use ``execute``."""
 
-    def __init__(self, spec: Spec, *, group: cgroups.Group, limits: Limits, streams: Streams, stop_fd: int | None) -> None:
+    def __init__(
+        self, spec: Spec, *, group: cgroups.Group, limits: Limits, streams: Streams, stop_fd: int | None
+    ) -> None:
         self._spec = spec
         self._group = group
         self._limits = limits
@@ -242,7 +244,7 @@ class Running:
             return structs.replace(
                 plain, status=None if self._failure or code < 0 else code, signal=max(0, -code), error=self._failure,
                 user_seconds=user / 1e6, system_seconds=system / 1e6, max_rss=rss * 1024,
-                out_of_memory=out_of_memory and code == -signal.SIGKILL,
+                out_of_memory=out_of_memory,
             )  # fmt: skip
         if self._problem_text:
             brief, _, hint = self._problem_text.decode(errors="replace").partition("\0")
@@ -261,7 +263,9 @@ def _read_all(fd: int) -> bytes:
         return b""
 
 
-def _child(spec: Spec, group: cgroups.Group, filters: Sequence[bytes], fds: Sequence[int], messages: int, problem: int) -> None:
+def _child(
+    spec: Spec, group: cgroups.Group, filters: Sequence[bytes], fds: Sequence[int], messages: int, problem: int
+) -> None:
     """In the child: becomes nspawn, or tells the parent why not."""
     try:
         become_nspawn(spec, group=group, filters=filters, fds=fds, messages=messages)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from roost.engine.spec import Overlaid, Spec
     from roost.host.cgroups import Group
+    from roost.host.idmap import Extent
 
 LISTEN_FIRST = 3  # sd_listen_fds(3): SD_LISTEN_FDS_START
 _HIGH = 64  # above every descriptor that is being put in its place
@@ -37,15 +38,12 @@ def mount_all(spec: Spec) -> None:
     syscalls.mount("proc", "/proc", "proc", flags=syscalls.MS_NOSUID | syscalls.MS_NODEV | syscalls.MS_NOEXEC)
     syscalls.mount("roost", spec.mount_point, "tmpfs", options="mode=0755")
     os.chdir(spec.mount_point)
-    userns = idmap.user_namespace(idmap.shifted(spec.base), idmap.shifted(spec.base)) if spec.base else None
     names = lower_names(len(spec.layers))
     for name, layer in zip(names, spec.layers, strict=True):
         os.mkdir(name)
-        idmap.mount_mapped(layer, name, userns)
+        idmap.mount_mapped(layer, name, spec.userns)
     os.mkdir("rw")
-    idmap.mount_mapped(spec.directory, "rw", userns)
-    if userns is not None:
-        os.close(userns)
+    idmap.mount_mapped(spec.directory, "rw", spec.userns)
     os.mkdir("merged")
     overlay = Overlay(lower=tuple(names), upper="rw/upper", work="rw/work", volatile=spec.volatile)
     mount_overlay(overlay, "merged", owner=spec.base)
@@ -67,15 +65,15 @@ def _mount_given(spec: Spec) -> None:
         else:
             os.close(os.open(name, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600))
         attributes = syscalls.MOUNT_ATTR_RDONLY if bound.read_only else 0
+        uids, gids = idmap.only(info.st_uid, uid, spec.base), idmap.only(info.st_gid, gid, spec.base)
         try:
-            _mount_as(bound.source, name, (info.st_uid, info.st_gid), (uid, gid), spec.base, attributes)
+            _mount_as(bound.source, name, uids, gids, attributes=attributes)
         except HostError:  # sockets, devices, file systems without ids: shown as they are
             idmap.mount_mapped(bound.source, name, None, attributes=attributes)
 
 
-def _mount_as(source: str, target: str, owner: tuple[int, int], user: tuple[int, int], base: int, attributes: int = 0) -> None:
-    uids, gids = (idmap.given_to(a, b, base) for a, b in zip(owner, user, strict=True))
-    plain = base == 0 and owner == user
+def _mount_as(source: str, target: str, uids: Sequence[Extent], gids: Sequence[Extent], *, attributes: int = 0) -> None:
+    plain = all(shown == disk for disk, shown, _ in (*uids, *gids))
     userns = None if plain else idmap.user_namespace(uids, gids)
     try:
         idmap.mount_mapped(source, target, userns, attributes=attributes)
@@ -89,7 +87,8 @@ def _mount_overlaid(spec: Spec, number: int, item: Overlaid, uid: int, gid: int)
     lower, merged, changes = f"ol{number}", f"o{number}", f"rw/{item.name}"
     os.mkdir(lower)
     os.mkdir(merged)
-    _mount_as(item.source, lower, (info.st_uid, info.st_gid), (uid, gid), spec.base)
+    uids, gids = idmap.given_to(info.st_uid, uid, spec.base), idmap.given_to(info.st_gid, gid, spec.base)
+    _mount_as(item.source, lower, uids, gids)
     # the root of an overlay has its upper directory's owner and mode
     upper = f"{spec.directory}/{item.name}/upper"
     os.chown(upper, uid, gid)
@@ -98,7 +97,7 @@ def _mount_overlaid(spec: Spec, number: int, item: Overlaid, uid: int, gid: int)
     mount_overlay(overlay, merged, owner=spec.base)
 
 
-_NSPAWN_OWN = ("/dev", "/proc", "/run", "/sys", "/tmp")  # file systems that nspawn mounts, and fills itself
+_NSPAWN_OWN = ("/dev", "/proc", "/run", "/sys", "/tmp")  # noqa: S108  # file systems that nspawn mounts, and fills itself
 
 
 def _make_mount_points(spec: Spec) -> None:
@@ -178,17 +177,18 @@ def become_nspawn(spec: Spec, *, group: Group, filters: Sequence[bytes], fds: Se
         env["SYSTEMD_SECCOMP"] = "0"
     for program in filters:
         syscalls.install_seccomp_filter(program)
+    # first: one of them may have a number that is about to be given away
+    high = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _HIGH) for fd in fds]
     if not spec.terminal:
         os.setsid()  # a key pressed on the caller's terminal is the caller's to handle
         null = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
         os.dup2(null, 0)
         os.dup2(messages, 1)
         os.dup2(messages, 2)
-    high = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _HIGH) for fd in fds]
     for number, fd in enumerate(high, LISTEN_FIRST):
         os.dup2(fd, number, inheritable=True)
     try:
-        os.execvpe("systemd-nspawn", nspawn_argv(spec), runner.child_env(env))
+        os.execvpe("systemd-nspawn", nspawn_argv(spec), runner.child_env(env))  # noqa: S606
     except FileNotFoundError:
         raise HostError("systemd-nspawn is not installed", hint="apt install systemd-container") from None
 
@@ -198,7 +198,12 @@ def _place_files(spec: Spec) -> None:
     _write("init", b"")
     syscalls.mount(spec.init, "init", flags=syscalls.MS_BIND)
     name = spec.machine.encode()
-    _write("hosts", b"127.0.0.1 localhost\n127.0.1.1 " + name + b"\n::1 localhost ip6-localhost ip6-loopback\n", owner=spec.base, mode=0o644)
+    _write(
+        "hosts",
+        b"127.0.0.1 localhost\n127.0.1.1 " + name + b"\n::1 localhost ip6-localhost ip6-loopback\n",
+        owner=spec.base,
+        mode=0o644,
+    )
     if not spec.provision:
         return
     os.mkdir("provision", 0o700)

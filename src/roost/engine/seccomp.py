@@ -70,7 +70,9 @@ def _capture(spec: Spec) -> list[str]:
         os.close(writer)
         said = os.read(reader, 4096)
         if b"ready" not in said:
-            raise HostError("systemd-nspawn does not start here", details=said.decode(errors="replace"), hint="see `roost doctor`")
+            raise HostError(
+                "systemd-nspawn does not start here", details=said.decode(errors="replace"), hint="see `roost doctor`"
+            )
         return _programs(_leaf(pid))
     finally:
         with contextlib.suppress(ProcessLookupError):
@@ -97,7 +99,7 @@ def _stock(spec: Spec, group: cgroups.Group, output: int) -> None:
     os.dup2(os.open("/dev/null", os.O_RDWR), 0)
     os.dup2(output, 1)
     os.dup2(output, 2)
-    os.execvpe(argv[0], argv, runner.child_env({}))
+    os.execvpe(argv[0], argv, runner.child_env({}))  # noqa: S606
 
 
 def _leaf(pid: int) -> int:

@@ -34,7 +34,8 @@ class Spec(Struct, frozen=True, kw_only=True):
     """A command in a container.
 
     ``layers`` are directories on the host, the top one first; ``directory`` is the session's, with ``upper`` and
-    ``work``. ``base`` is the host id of the container's root, 0 for no user namespace. ``mount_point`` is an existing
+    ``work``. ``base`` is the host id of the container's root, 0 for no user namespace; ``userns`` is a descriptor of one
+    with that range, for mounts. ``mount_point`` is an existing
     host directory, used inside a private mount namespace only. ``init`` is the host path of roost-init.
     """
 
@@ -43,8 +44,9 @@ class Spec(Struct, frozen=True, kw_only=True):
     directory: str
     mount_point: str
     init: str
-    base: int
     command: tuple[str, ...]
+    base: int = 0
+    userns: int | None = None
     user: str = "root"
     chdir: str = ""
     env: dict[str, str] = {}

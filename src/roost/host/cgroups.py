@@ -128,7 +128,7 @@ def out_of_memory(group: Group) -> bool:
 def remove(group: Group, *, seconds: float = 2.0) -> bool:
     """Removes the group and all below it; waits for what is still dying in it. False: something lives there."""
     deadline = time.monotonic() + seconds
-    return all([_remove_below(path, deadline) for path in group.paths])
+    return sum(_remove_below(path, deadline) for path in group.paths) == len(group.paths)
 
 
 def _remove_below(path: str, deadline: float) -> bool:

@@ -46,6 +46,11 @@ def given_to(owner: int, user: int, base: int) -> tuple[Extent, ...]:
     return tuple(extents)
 
 
+def only(owner: int, user: int, base: int) -> tuple[Extent, ...]:
+    """What ``owner`` has on disk belongs to ``user`` inside; nobody inside is anybody else there, root least of all."""
+    return ((owner, base + user, 1),)
+
+
 def user_namespace(uids: Sequence[Extent], gids: Sequence[Extent]) -> int:
     """A descriptor of a user namespace with these maps; no process is left in it."""
     ready_r, ready_w = os.pipe()

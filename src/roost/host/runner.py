@@ -29,7 +29,16 @@ BLOCK = 65536
 GRACE = 5.0  # seconds between TERM and KILL
 KEPT = 1 << 20  # bytes of output kept for messages; the rest has been handed on
 
-_INHERITED = ("TERM", "http_proxy", "https_proxy", "ftp_proxy", "no_proxy", "HTTPS_PROXY", "NO_PROXY", "SOURCE_DATE_EPOCH")
+_INHERITED = (
+    "TERM",
+    "http_proxy",
+    "https_proxy",
+    "ftp_proxy",
+    "no_proxy",
+    "HTTPS_PROXY",
+    "NO_PROXY",
+    "SOURCE_DATE_EPOCH",
+)
 # setpriv: util-linux's unshare ends its child when it ends, but nothing would end unshare when Roost is killed
 _PRIVATE = (
     "setpriv", "--pdeathsig", "KILL", "unshare", "--mount", "--propagation=private", "--pid", "--fork", "--mount-proc",
@@ -132,7 +141,9 @@ def _communicate(
             left = None if command.timeout is None else max(0.0, began + command.timeout - time.monotonic())
             ready = {key.fileobj for key, _ in poller.select(left)}
             if not ready and left is not None:
-                raise CommandError(f"{command.argv[0]} did not end within {command.timeout:g} s", details=shlex.join(command.argv))
+                raise CommandError(
+                    f"{command.argv[0]} did not end within {command.timeout:g} s", details=shlex.join(command.argv)
+                )
             if child.stdin in ready and child.stdin is not None:
                 pending = _feed(child.stdin.fileno(), pending)
                 if not pending:
@@ -195,9 +206,9 @@ def fork(function: Callable[[], object], *, new_pid_namespace: bool = False) -> 
 
 def _fork(function: Callable[[], object]) -> int:
     pid = os.fork()
-    if pid:
-        return pid
-    _become(function)
+    if not pid:
+        _become(function)
+    return pid
 
 
 def _become(function: Callable[[], object]) -> NoReturn:
@@ -227,7 +238,11 @@ def in_child(function: Callable[[], Any]) -> Any:
         except Error as e:
             answer["error"] = [type(e).__name__, e.brief, e.details, e.hint]
         except OSError as e:
-            answer["oserror"] = [e.errno, e.strerror, os.fsdecode(e.filename) if isinstance(e.filename, str | bytes) else None]
+            answer["oserror"] = [
+                e.errno,
+                e.strerror,
+                os.fsdecode(e.filename) if isinstance(e.filename, str | bytes) else None,
+            ]
         with open(writer, "wb") as stream:
             stream.write(msgspec.json.encode(answer))
 
@@ -247,7 +262,7 @@ def in_child(function: Callable[[], Any]) -> Any:
 
 
 def _revive(name: str, brief: str, details: str, hint: str) -> Error:
-    from roost import errors  # noqa: PLC0415  # by name, for this one look-up
+    from roost import errors  # by name, for this one look-up
 
     kind = getattr(errors, name, Error)
     return (Error if kind is errors.StepError else kind)(brief, details=details, hint=hint)

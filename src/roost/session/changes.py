@@ -47,7 +47,9 @@ def is_opaque(fd: int) -> bool:
         return False
 
 
-def changes(upper: str, lowers: Sequence[str], *, at: str = "", ignore: frozenset[str] = frozenset()) -> Iterator[Change]:
+def changes(
+    upper: str, lowers: Sequence[str], *, at: str = "", ignore: frozenset[str] = frozenset()
+) -> Iterator[Change]:
     """Every change, in the order of paths. ``lowers`` from the top down; ``at`` is where ``upper`` is seen inside.
 
     A path in ``ignore`` (a mount point) does not count as long as it is an empty file or directory.
@@ -77,7 +79,13 @@ def _walk(top: int, path: str, lowers: Sequence[int], at: str, ignore: frozenset
             if shown in ignore and info.st_size == 0:
                 continue
             size = info.st_size if stat.S_ISREG(info.st_mode) else 0
-            kind = "added" if below is None else "changed" if stat.S_IFMT(below) == stat.S_IFMT(info.st_mode) else "replaced"
+            kind = (
+                "added"
+                if below is None
+                else "changed"
+                if stat.S_IFMT(below) == stat.S_IFMT(info.st_mode)
+                else "replaced"
+            )
             yield Change(kind=kind, path=shown, size=size)
             continue
         fd = os.open(name, _DIRECTORY, dir_fd=top)
@@ -102,7 +110,12 @@ def _below(path: str, lowers: Sequence[int]) -> int | None:
     """The mode of what the layers below have at ``path``, None for nothing. No link in a layer is followed."""
     for root in lowers:
         try:
-            fd = syscalls.openat2(path.lstrip("/"), os.O_PATH | os.O_NOFOLLOW, root=root, resolve=syscalls.RESOLVE_BENEATH | syscalls.RESOLVE_NO_SYMLINKS)
+            fd = syscalls.openat2(
+                path.lstrip("/"),
+                os.O_PATH | os.O_NOFOLLOW,
+                root=root,
+                resolve=syscalls.RESOLVE_BENEATH | syscalls.RESOLVE_NO_SYMLINKS,
+            )
         except OSError as e:
             if e.errno in (errno.ELOOP, errno.ENOTDIR):
                 return None  # something else than a directory is on the way: it hides the rest

@@ -1,0 +1,82 @@
+# bash completion for roost. Written by tools/completions.py from the parser of roost: do not edit.
+
+_roost_machines() {
+    sed -n 's/^ *\[machines\."\{0,1\}\([a-z0-9-]*\).*/\1/p' "${1:-roost.toml}" 2>/dev/null | sort -u | grep . ||
+        { [ -z "$1" ] && sed -n 's/^ *\[machines\."\{0,1\}\([a-z0-9-]*\).*/\1/p' /etc/roost/machines/*.toml 2>/dev/null | sort -u; }
+}
+_roost_sessions() { ls "${2:-${ROOST_STATE:-/var/lib/roost}}/sessions" 2>/dev/null; }
+_roost_layers() {
+    ls "${2:-${ROOST_STATE:-/var/lib/roost}}/names" "${2:-${ROOST_STATE:-/var/lib/roost}}/layers" 2>/dev/null |
+        grep -v -e : -e '^$' | cut -c 1-64
+}
+
+_roost() {
+    local cur=${COMP_WORDS[COMP_CWORD]} prev= verb= file= state= kind=nothing options= words= i word
+    COMPREPLY=()
+    ((COMP_CWORD > 0)) && prev=${COMP_WORDS[COMP_CWORD - 1]}
+    for ((i = 1; i < COMP_CWORD; i++)); do
+        word=${COMP_WORDS[i]}
+        case $word in
+            --) return ;;  # a command of the machine
+            -f|--file) file=${COMP_WORDS[i + 1]}; ((i++)) ;;
+            --state) state=${COMP_WORDS[i + 1]}; ((i++)) ;;
+            -f|--file|--state|-j|--jobs|--profile|--junit|-u|--user|-w|--directory|--source|--bind|--env|--timeout|--artifact|--output|--content) ((i++)) ;;
+            -*|=) ;;
+            *)
+                if [[ -z $verb ]]; then verb=$word
+                elif [[ $verb == @(session|layer) ]]; then verb+=" $word"
+                fi ;;
+        esac
+    done
+    if [[ $cur == = || $prev == = ]]; then  # bash takes --keep=always for three words
+        [[ $cur == = ]] && cur= || prev=${COMP_WORDS[COMP_CWORD - 2]}
+        [[ ${COMP_WORDS[COMP_CWORD - 1]} == --keep || $prev == --keep ]] && words='always on-failure'
+        mapfile -t COMPREPLY < <(compgen -W "$words" -- "$cur")
+        return
+    fi
+    case $verb in
+        '') words='init schema list plan doctor build run shell session layer gc' ;;
+        session) words='list shell diff keep commit remove' ;;
+        layer) words='list show remove' ;;
+        'init') options='--force'; kind=files ;;
+        'schema') options=''; kind=nothing ;;
+        'list') options=''; kind=machines ;;
+        'plan') options=''; kind=machines ;;
+        'doctor') options=''; kind=nothing ;;
+        'build') options='-j --jobs --keep-failed'; kind=machines ;;
+        'run') options='--all --profile -j --jobs --fail-fast --junit -u --user -w --directory --source --bind --env --keep --timeout --artifact --output --keep=always --keep=on-failure'; kind=machines ;;
+        'shell') options='-u --user -w --directory --source --bind --env --keep --keep=always --keep=on-failure'; kind=machines ;;
+        'session list') options=''; kind=nothing ;;
+        'session shell') options='-u --user'; kind=sessions ;;
+        'session diff') options='--content'; kind=sessions ;;
+        'session keep') options=''; kind=sessions ;;
+        'session commit') options=''; kind=sessions ;;
+        'session remove') options=''; kind=sessions ;;
+        'layer list') options=''; kind=nothing ;;
+        'layer show') options=''; kind=layers ;;
+        'layer remove') options=''; kind=layers ;;
+        'gc') options='--dry-run'; kind=nothing ;;
+    esac
+    case $prev in
+            -f|--file|--junit|--bind) kind=files ;;
+            --state|--source|--output) kind=directories ;;
+            -j|--jobs|--profile|-u|--user|-w|--directory|--env|--timeout|--artifact|--content) kind=nothing ;;
+    esac
+    case $prev in
+        -f|--file|--state|-j|--jobs|--profile|--junit|-u|--user|-w|--directory|--source|--bind|--env|--timeout|--artifact|--output|--content) words= ;;
+        *) [[ $cur == -* ]] && words="$options -f --file --state --json -q --quiet -v --verbose --help" && kind=nothing ;;
+    esac
+    case $kind in
+        machines) words+=" $(_roost_machines "$file")" ;;
+        sessions) words+=" $(_roost_sessions '' "$state")" ;;
+        layers) words+=" $(_roost_layers '' "$state")" ;;
+        files) mapfile -t COMPREPLY < <(compgen -f -- "$cur"); compopt -o filenames 2>/dev/null; return ;;
+        directories) mapfile -t COMPREPLY < <(compgen -d -- "$cur"); compopt -o filenames 2>/dev/null; return ;;
+    esac
+    if [[ $kind == machines && $cur == *,* ]]; then  # a comma list
+        mapfile -t COMPREPLY < <(compgen -P "${cur%,*}," -W "$words" -- "${cur##*,}")
+    else
+        mapfile -t COMPREPLY < <(compgen -W "$words" -- "$cur")
+    fi
+}
+complete -o default -F _roost roost

@@ -1,0 +1,125 @@
+"""Stores for the system tests: real releases made once and kept, and small ones for a single test."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from rig import BUSYBOX, TINY, Rig, link_layers, make_tiny
+
+import roost
+from roost.host import files
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+FARM = Path(__file__).parent / "farm.toml"
+RELEASES = ("bullseye", "bookworm", "trixie", "sid")
+CACHED = os.environ.get("ROOST_STATE", "/var/cache/roost-dev")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def root() -> None:
+    """Sessions are the real thing: these tests fail without root, they are not skipped."""
+    assert os.geteuid() == 0, "the system tests need root: `sudo make test`"
+    assert os.access(BUSYBOX, os.X_OK), "the system tests need busybox-static: `make setup` installs it"
+
+
+@pytest.fixture(scope="session")
+def place(states: list[str]) -> Iterator[str]:
+    """A directory for stores, on the file system of the kept one, so that layers can be linked."""
+    above = os.path.dirname(os.path.abspath(CACHED))
+    os.makedirs(above, exist_ok=True)
+    for name in os.listdir(above):
+        if name.startswith("roost-tests-") and not os.path.exists(f"/proc/{name.split('-')[2]}"):  # of a run that was killed
+            files.remove_tree(f"{above}/{name}")
+    made = tempfile.mkdtemp(prefix=f"roost-tests-{os.getpid()}-", dir=above)
+    yield made
+    states.clear()
+    files.remove_tree(made)
+
+
+@pytest.fixture(scope="session")
+def layers() -> dict[str, tuple[str, ...]]:
+    """The releases' layers in the kept store, made there when they are missing: machine → digests."""
+    manager = roost.Manager(roost.load(FARM), state=CACHED)
+    plan = manager.build()
+    return {item.machine.name: item.layers for item in plan.machines}
+
+
+@pytest.fixture(scope="session")
+def tiny_state(place: str) -> str:
+    """A store with the layer ``tiny`` alone; only to be copied."""
+    state = f"{place}/tiny"
+    make_tiny(state)
+    return state
+
+
+@pytest.fixture(scope="session")
+def farm_state(place: str, tiny_state: str, layers: dict[str, tuple[str, ...]], states: list[str]) -> str:
+    """A store with every machine of farm.toml, shared by the tests that leave it as it was."""
+    state = f"{place}/farm"
+    _copy_tiny(tiny_state, state)
+    link_layers(CACHED, state, tuple(dict.fromkeys(digest for chain in layers.values() for digest in chain)))
+    states.append(state)
+    return state
+
+
+def _copy_tiny(tiny_state: str, state: str) -> None:
+    shutil.copytree(f"{tiny_state}/names", f"{state}/names")
+    link_layers(tiny_state, state, tuple(os.listdir(f"{tiny_state}/layers")))
+    for path in Path(tiny_state).glob("seccomp-*"):
+        shutil.copy(path, state)
+
+
+@pytest.fixture
+def farm(farm_state: str, tmp_path: Path) -> Iterator[Rig]:
+    """The command with bullseye, bookworm, trixie, sid and tiny. No session may stay."""
+    rig = Rig(farm_state, tmp_path, FARM.read_text(encoding="utf-8") + TINY)
+    yield rig
+    left = rig.sessions()
+    for name in left:
+        files.remove_tree(f"{farm_state}/sessions/{name}")
+    assert not left, f"sessions that the test left in the shared store: {left}"
+
+
+@pytest.fixture
+def new_store(place: str, tiny_state: str, states: list[str]) -> Iterator[Callable[[], str]]:
+    """Makes stores that have the layer ``tiny``, for a single test."""
+    made = []
+
+    def make() -> str:
+        state = tempfile.mkdtemp(prefix="s", dir=place)
+        os.rmdir(state)
+        _copy_tiny(tiny_state, state)
+        made.append(state)
+        states.append(state)
+        return state
+
+    yield make
+    for state in made:
+        with contextlib.suppress(ValueError):
+            states.remove(state)
+        files.remove_tree(state)
+
+
+@pytest.fixture
+def tiny(new_store: Callable[[], str], tmp_path: Path) -> Rig:
+    """The command with a store of its own and one machine, ``tiny``, that starts in a moment."""
+    return Rig(new_store(), tmp_path)
+
+
+@pytest.fixture
+def own(new_store: Callable[[], str], tmp_path: Path, layers: dict[str, tuple[str, ...]]) -> Rig:
+    """The command with a store of its own that has bookworm's layers and the packages downloaded so far."""
+    state = new_store()
+    link_layers(CACHED, state, layers["bookworm"])
+    if os.path.isdir(f"{CACHED}/cache/packages"):
+        shutil.rmtree(f"{state}/cache/packages", ignore_errors=True)
+        shutil.copytree(f"{CACHED}/cache/packages", f"{state}/cache/packages", copy_function=os.link)
+    return Rig(state, tmp_path, FARM.read_text(encoding="utf-8") + TINY)

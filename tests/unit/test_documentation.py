@@ -1,0 +1,59 @@
+"""The pages agree with the code: every key is described, every example is a definition, every link leads somewhere."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from msgspec import structs
+
+from roost import facts
+from roost.definition import load, model
+from roost.distro.recipe import RECIPES
+from roost.plan import Known, make
+
+ROOT = Path(__file__).parents[2]
+PAGES = ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md")))]
+TABLES = (model.Machine, model.Profile, model.User, model.File, model.ScriptSource, model.Bind, model.Limits, model.Network)
+
+
+def examples(page: str) -> list[tuple[int, str]]:
+    text = (ROOT / page).read_text()
+    found = re.finditer(r"^```toml\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    return [(text.count("\n", 0, match.start()) + 1, match[1]) for match in found]
+
+
+@pytest.mark.parametrize("table", TABLES, ids=lambda table: table.__name__)
+def test_every_key_is_described(table: type) -> None:
+    rows = re.findall(r"^\| `([a-z-]+)` \|", (ROOT / "docs/definition.md").read_text(), re.MULTILINE)
+    keys = {field.encode_name for field in structs.fields(table)}
+    assert keys <= set(rows)
+
+
+def test_no_row_describes_a_key_that_there_is_not() -> None:
+    rows = re.findall(r"^\| `([a-z-]+)` \|", (ROOT / "docs/definition.md").read_text(), re.MULTILINE)
+    assert set(rows) <= {field.encode_name for table in TABLES for field in structs.fields(table)}
+
+
+EXAMPLES = [pytest.param(text, id=f"{page}:{line}") for page in PAGES for line, text in examples(page)]
+
+
+@pytest.mark.parametrize("text", EXAMPLES)
+def test_every_example_is_a_definition(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "roost.toml"
+    path.write_text(text)
+    loaded = load(path, facts=facts.of_distribution, known=RECIPES, architecture="amd64")
+    plan = make(list(loaded.machines.values()), Known(present=(), last={}, names={}), facts.versions)
+    assert plan.to_build
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_link_leads_somewhere(page: str) -> None:
+    text = (ROOT / page).read_text()
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)", text):
+        if target != "docs/demo.svg":  # drawn by `make picture`
+            assert ((ROOT / page).parent / target).exists(), target
+    for anchor in re.findall(r"\]\(#([^)]+)\)", text):
+        headings = [re.sub(r"[^\w -]", "", h.lower()).replace(" ", "-") for h in re.findall(r"^#+ (.*)$", text, re.MULTILINE)]
+        assert anchor in headings
