@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import fnmatch
 import os
-import secrets
 import stat
 from typing import TYPE_CHECKING, Any
 
@@ -77,7 +76,7 @@ class Collector:
         relative = os.path.normpath(path).lstrip("/")
         target = os.path.join(self._output, relative)
         self._make_directories(os.path.dirname(relative))
-        part = f"{target}.{secrets.token_hex(4)}.part"
+        part = f"{target}.{os.urandom(4).hex()}.part"
         out = os.open(part, _OUT, 0o600)
         try:
             _copy_content(fd, out)

@@ -231,7 +231,7 @@ class LayerMaker:
                     directory=stage, mount_point=self._store.mount_point, init=init_path(), base=held.base, userns=held.userns, chdir="/",
                     command=step.inside.argv, env=dict(provision.env), overlaid=overlaid, provision=provision.files,
                     bound=tuple(Bound(source=path, target=path, read_only=True) for path in provision.binds),
-                    suppress_sync=True, volatile=False,
+                    suppress_sync=True, volatile=False, tmpfs_tmp=True,
                 )  # fmt: skip
                 self._inside(spec, name, step.inside.stdin)
         finally:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from roost.definition.model import DistributionFacts
-from roost.distro.recipe import RECIPES, recipe
+from roost.distro.recipe import RECIPES, VERSIONS, recipe
 
 # uname(2)'s words → Debian's (dpkg's cputable)
 _ARCHITECTURES = {
@@ -41,7 +41,5 @@ def of_distribution(name: str) -> DistributionFacts | None:
 
 def versions(distribution: str, family: str) -> list[int]:
     """The versions that are part of a layer's identity: the recipe's (of a base) and the family's."""
-    from roost.distro.recipe import family as family_of  # only a plan needs the family's code
-
     own = [recipe(distribution).version] if distribution else []
-    return [*own, family_of(family).VERSION] if family else own
+    return [*own, VERSIONS[family]] if family else own

@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 import time
 import zlib
 from typing import TYPE_CHECKING, Any
@@ -30,10 +29,11 @@ from msgspec import Struct
 
 from roost.errors import BusyError, HostError, StoreError
 from roost.host import cgroups, files
-from roost.host.ranges import Ranges
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from roost.host.ranges import Ranges
 
 
 class LayerRecord(Struct, kw_only=True):
@@ -90,7 +90,16 @@ class Store:
         # by state: two Roosts with different ones may run in one control group
         self.group_prefix = f"roost-{zlib.crc32(os.fsencode(self.state)):08x}-"
         self.mount_point = f"{self.run}/mnt"
-        self.ranges = Ranges(f"{self.run}/ranges")
+        self._ranges: Ranges | None = None
+
+    @property
+    def ranges(self) -> Ranges:
+        """The id ranges of this process's sessions."""
+        from roost.host.ranges import Ranges
+
+        if self._ranges is None:
+            self._ranges = Ranges(f"{self.run}/ranges")
+        return self._ranges
 
     def prepare(self) -> None:
         """Makes the directories. Raises HostError when this may not be done here."""
@@ -155,7 +164,7 @@ class Store:
     @contextlib.contextmanager
     def staged(self, kind: str) -> Iterator[str]:
         """A directory to fill and to publish, with the lock that keeps it from being cleared; gone if not published."""
-        name = f".{kind}-{secrets.token_hex(8)}"
+        name = f".{kind}-{os.urandom(8).hex()}"
         path = f"{self.state}/layers/{name}"
         with self.alive(name):
             os.mkdir(path, 0o700)
@@ -339,12 +348,12 @@ class Store:
 
 def new_id(prefix: str) -> str:
     """A name that nothing else has: the prefix, and six hexadecimal digits."""
-    return f"{prefix}-{secrets.token_hex(3)}"
+    return f"{prefix}-{os.urandom(3).hex()}"
 
 
 def run_id() -> str:
     """A name for the results of a run, in the order of time."""
-    return time.strftime("%Y%m%d-%H%M%S-", time.gmtime()) + secrets.token_hex(2)
+    return time.strftime("%Y%m%d-%H%M%S-", time.gmtime()) + os.urandom(2).hex()
 
 
 def _plain(name: str) -> str:

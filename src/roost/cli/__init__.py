@@ -16,6 +16,8 @@ INTERRUPTED = 130
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The exit status of ``roost ARGV``."""
+    # msgspec looks there for what typing has since 3.11; where it is installed, that alone takes 7 ms
+    sys.modules.setdefault("typing_extensions", None)  # type: ignore[arg-type]
     from roost.cli.parser import parse
     from roost.errors import Error, HostError
 

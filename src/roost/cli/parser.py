@@ -229,8 +229,8 @@ def _store_verbs(verbs: Any) -> None:
             "session",
             metavar="SESSION",
             help="as `roost session list` has it",
-            **({"nargs": "+"} if name == "remove" else {}),
-        )  # type: ignore[arg-type]
+            nargs="+" if name == "remove" else None,
+        )
         if name == "commit":
             verb.add_argument("name", metavar="NAME", help="what to call the layer: a-z, 0-9, '-' and '.'")
         if name == "diff":
@@ -256,8 +256,8 @@ def _store_verbs(verbs: Any) -> None:
             "layer",
             metavar="LAYER",
             help="its name, or four or more digits of its digest",
-            **({"nargs": "+"} if name == "remove" else {}),
-        )  # type: ignore[arg-type]
+            nargs="+" if name == "remove" else None,
+        )
         _common(verb)
     gc = _verb(verbs, "gc", "stored:gc", "remove what nothing uses: layers, and the logs of old runs")
     gc.add_argument("--dry-run", action="store_true", help="only say what would be removed")

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator
 
+    from roost.definition import Loaded
+
 SHELL = ("sh", "-c", 'exec "${SHELL:-/bin/sh}" -l')
 
 
@@ -32,12 +34,13 @@ def run(options: argparse.Namespace) -> int:
         )
     if options.machines and options.all:
         raise DefinitionError("--all and names of machines exclude each other", hint="leave one of them out")
-    manager = roost.Manager(definition(options), state=options.state)
+    loaded = definition(options)
+    manager = roost.Manager(loaded, state=options.state)
     names = [machine.name for machine in manager.machines(options.machines, profile=options.profile)]
     what = run_of(options)
     single = len(names) == 1 and not options.all and not options.profile and names == options.machines
     began = time.monotonic()
-    results = [_single(options, names[0], what)] if single else _matrix(options, names, what)
+    results = [_single(options, loaded, names[0], what)] if single else _matrix(options, loaded, names, what)
     seconds = time.monotonic() - began
     if options.junit:
         from roost.host.files import write_atomic
@@ -66,11 +69,11 @@ def run(options: argparse.Namespace) -> int:
     return exit_status(results, matrix=not single)
 
 
-def _single(options: argparse.Namespace, name: str, what: roost.Run) -> roost.Result:
+def _single(options: argparse.Namespace, loaded: Loaded, name: str, what: roost.Run) -> roost.Result:
     """One machine: its streams are this process's own, as far as they can be."""
     terminal = sys.stdin.isatty() and sys.stdout.isatty() and not options.json
     with watched(options, [name]) as (watch, stop):
-        manager = roost.Manager(definition(options), state=options.state, watch=watch)
+        manager = roost.Manager(loaded, state=options.state, watch=watch)
         manager.build([name], jobs=options.jobs)
         monitor = watch.monitor
 
@@ -110,9 +113,9 @@ def restored_terminal() -> Iterator[None]:
         termios.tcsetattr(0, termios.TCSADRAIN, modes)
 
 
-def _matrix(options: argparse.Namespace, names: list[str], what: roost.Run) -> list[roost.Result]:
+def _matrix(options: argparse.Namespace, loaded: Loaded, names: list[str], what: roost.Run) -> list[roost.Result]:
     with watched(options, names if len(names) > 1 else [names[0], ""]) as (watch, _):
-        manager = roost.Manager(definition(options), state=options.state, watch=watch)
+        manager = roost.Manager(loaded, state=options.state, watch=watch)
         return manager.matrix(names, what, jobs=options.jobs, keep=options.keep, fail_fast=options.fail_fast)
 
 
@@ -121,11 +124,12 @@ def shell(options: argparse.Namespace) -> int:
     options.artifact, options.output, options.timeout = [], "", None
     options.command = SHELL
     options.jobs = None
-    manager = roost.Manager(definition(options), state=options.state)
+    loaded = definition(options)
+    manager = roost.Manager(loaded, state=options.state)
     names = [machine.name for machine in manager.machines([options.machine])]
     if len(names) != 1:
         raise DefinitionError(f"{options.machine!r} means {len(names)} machines", hint="a shell is opened in one")
-    result = _single(options, names[0], run_of(options))
+    result = _single(options, loaded, names[0], run_of(options))
     if result.error or result.kept:
         from roost.cli.summary import note
 

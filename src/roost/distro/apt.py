@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from roost.host.apt import HostApt
 
 NAME = "apt"
-VERSION = 1
 NOBODY_GROUP = "nogroup"
 STATUS_PATH = "var/lib/dpkg/status"
 

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 RECIPES = ("debian", "ubuntu")
 FAMILIES = {"apt": "roost.distro.apt"}
+VERSIONS = {"apt": 1}
+"""Part of every layer's identity, known without importing a family: raised when what it does must rebuild layers."""
 
 
 class Suite(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
@@ -119,8 +121,6 @@ class Family(Protocol):
     """
 
     NAME: str
-    VERSION: int
-    """Part of every layer's identity: raised when what this family does must rebuild them."""
     NOBODY_GROUP: str
     STATUS_PATH: str
     """Where a tree keeps the list of its packages, relative to its root."""

@@ -97,7 +97,7 @@ def _mount_overlaid(spec: Spec, number: int, item: Overlaid, uid: int, gid: int)
     mount_overlay(overlay, merged, owner=spec.base)
 
 
-_NSPAWN_OWN = ("/dev", "/proc", "/run", "/sys", "/tmp")  # noqa: S108  # file systems that nspawn mounts, and fills itself
+_NSPAWN_OWN = ("/dev/", "/proc/", "/run/", "/sys/")  # file systems that nspawn mounts, and fills itself
 
 
 def _make_mount_points(spec: Spec) -> None:
@@ -105,13 +105,14 @@ def _make_mount_points(spec: Spec) -> None:
     wanted = [("/etc/hosts", False)]
     wanted += [(item.target, True) for item in spec.overlaid]
     wanted += [(item.target, os.path.isdir(item.source)) for item in spec.bound]
+    elsewhere = (*_NSPAWN_OWN, "/tmp/") if spec.tmpfs_tmp else _NSPAWN_OWN  # noqa: S108
     root = os.open("merged", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     # unlike mount_overlay, plain rights suffice: everything here belongs to, or is open to, the container's root
     syscalls.prctl(syscalls.PR_SET_SECUREBITS, syscalls.SECBIT_NO_SETUID_FIXUP)
     syscalls.set_fs_ids(spec.base, spec.base)
     try:
         for target, directory in wanted:
-            if not f"{target}/".startswith(tuple(f"{place}/" for place in _NSPAWN_OWN)):
+            if not f"{target}/".startswith(elsewhere):
                 make_mount_point(root, target, directory=directory)
     finally:
         syscalls.set_fs_ids(0, 0)
@@ -172,7 +173,7 @@ def become_nspawn(spec: Spec, *, group: Group, filters: Sequence[bytes], fds: Se
     # nspawn keeps locks and sockets by machine name there: ours are private, so names never clash and nothing is left
     os.makedirs("/run/systemd/nspawn", exist_ok=True)
     syscalls.mount("roost", "/run/systemd/nspawn", "tmpfs", options="mode=0755")
-    env = {"LISTEN_FDS": str(len(fds)), "LISTEN_PID": "1"}
+    env = {"LISTEN_FDS": str(len(fds)), "LISTEN_PID": "1", "SYSTEMD_NSPAWN_TMPFS_TMP": "1" if spec.tmpfs_tmp else "0"}
     if filters:
         env["SYSTEMD_SECCOMP"] = "0"
     for program in filters:

@@ -35,7 +35,7 @@ class Spec(Struct, frozen=True, kw_only=True):
 
     ``layers`` are directories on the host, the top one first; ``directory`` is the session's, with ``upper`` and
     ``work``. ``base`` is the host id of the container's root, 0 for no user namespace; ``userns`` is a descriptor of one
-    with that range, for mounts. ``mount_point`` is an existing
+    with that range, for mounts. ``tmpfs_tmp``: /tmp is a tmpfs and no part of the tree. ``mount_point`` is an existing
     host directory, used inside a private mount namespace only. ``init`` is the host path of roost-init.
     """
 
@@ -56,6 +56,7 @@ class Spec(Struct, frozen=True, kw_only=True):
     network: Literal["host", "none"] = "host"
     terminal: bool = False
     volatile: bool = True
+    tmpfs_tmp: bool = False
     suppress_sync: bool = False
 
 

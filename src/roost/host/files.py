@@ -6,7 +6,6 @@ import contextlib
 import errno
 import fcntl
 import os
-import secrets
 import stat
 import time
 from typing import TYPE_CHECKING
@@ -64,7 +63,7 @@ def write_atomic(path: str, data: bytes, *, mode: int = 0o644, durable: bool = F
 
     ``durable``: it and its name are on the disk when this returns.
     """
-    part = f"{path}.{secrets.token_hex(4)}.part"
+    part = f"{path}.{os.urandom(4).hex()}.part"
     fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
     try:
         with open(fd, "wb") as stream:

@@ -10,9 +10,7 @@ import contextlib
 import os
 import select
 import selectors
-import shlex
 import signal
-import subprocess
 import time
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -23,6 +21,7 @@ from roost.errors import CommandError, Error, HostError
 from roost.host import syscalls
 
 if TYPE_CHECKING:
+    import subprocess
     from collections.abc import Callable, Mapping
 
 BLOCK = 65536
@@ -78,6 +77,8 @@ def run(command: Command, *, on_output: Callable[[bytes], None] | None = None) -
 
     Raises HostError when it is not installed, CommandError when it runs out of time (then all of it was killed).
     """
+    import subprocess  # a session needs none of it
+
     began = time.monotonic()
     argv = command.argv
     if command.private:
@@ -100,6 +101,8 @@ def run(command: Command, *, on_output: Callable[[bytes], None] | None = None) -
 
 def check(done: Finished) -> Finished:
     """Raises CommandError, with a line to paste and the end of the output, unless the status is 0."""
+    import shlex
+
     if done.status == 0:
         return done
     tail = done.output[-4000:].decode(errors="replace").strip()
@@ -142,7 +145,7 @@ def _communicate(
             ready = {key.fileobj for key, _ in poller.select(left)}
             if not ready and left is not None:
                 raise CommandError(
-                    f"{command.argv[0]} did not end within {command.timeout:g} s", details=shlex.join(command.argv)
+                    f"{command.argv[0]} did not end within {command.timeout:g} s", details=" ".join(command.argv)
                 )
             if child.stdin in ready and child.stdin is not None:
                 pending = _feed(child.stdin.fileno(), pending)
@@ -172,6 +175,8 @@ def _feed(fd: int, data: memoryview) -> memoryview:
 
 def _end(child: subprocess.Popen[bytes]) -> None:
     """TERM, a while, KILL for the whole group; nothing is left, not even a zombie."""
+    import subprocess
+
     if child.stdin is not None:
         child.stdin.close()
     if child.poll() is None:
@@ -278,7 +283,9 @@ def reap(pid: int, *, timeout: float | None = None) -> int | None:
     if timeout is not None:
         fd = os.pidfd_open(pid)
         try:
-            if not select.select([fd], [], [], timeout)[0]:
+            poller = select.poll()
+            poller.register(fd, select.POLLIN)
+            if not poller.poll(timeout * 1000):
                 return None
         finally:
             os.close(fd)

@@ -83,7 +83,7 @@ def _walk(top: int, path: str, lowers: Sequence[int], at: str, ignore: frozenset
                 "added"
                 if below is None
                 else "changed"
-                if stat.S_IFMT(below) == stat.S_IFMT(info.st_mode)
+                if stat.S_IFMT(below.st_mode) == stat.S_IFMT(info.st_mode)
                 else "replaced"
             )
             yield Change(kind=kind, path=shown, size=size)
@@ -93,8 +93,10 @@ def _walk(top: int, path: str, lowers: Sequence[int], at: str, ignore: frozenset
             if below is None:
                 if not (shown in ignore and not os.listdir(fd)) and not _leads_to(shown, ignore, fd):
                     yield Change(kind="added", path=shown)
-            elif is_opaque(fd) or not stat.S_ISDIR(below):
+            elif is_opaque(fd) or not stat.S_ISDIR(below.st_mode):
                 yield Change(kind="replaced", path=shown)
+            elif _rights(below) != _rights(info):  # its times say only that something in it changed
+                yield Change(kind="changed", path=shown)
             yield from _walk(fd, here, () if below is None or is_opaque(fd) else lowers, at, ignore)
         finally:
             os.close(fd)
@@ -106,8 +108,12 @@ def _leads_to(path: str, ignore: frozenset[str], fd: int) -> bool:
     return len(names) == 1 and any(f"{place}/".startswith(f"{path}/{names[0]}/") for place in ignore)
 
 
-def _below(path: str, lowers: Sequence[int]) -> int | None:
-    """The mode of what the layers below have at ``path``, None for nothing. No link in a layer is followed."""
+def _rights(info: os.stat_result) -> tuple[int, int, int]:
+    return info.st_mode, info.st_uid, info.st_gid
+
+
+def _below(path: str, lowers: Sequence[int]) -> os.stat_result | None:
+    """What the layers below have at ``path``, None for nothing. No link in a layer is followed."""
     for root in lowers:
         try:
             fd = syscalls.openat2(
@@ -126,7 +132,7 @@ def _below(path: str, lowers: Sequence[int]) -> int | None:
             info = os.fstat(fd)
         finally:
             os.close(fd)
-        return None if is_whiteout(info) else info.st_mode
+        return None if is_whiteout(info) else info
     return None
 
 
