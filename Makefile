@@ -10,9 +10,9 @@ unexport PYTHONDONTWRITEBYTECODE
 
 # what Roost uses, then what building and testing it does
 DEBIAN := systemd-container mmdebstrap debootstrap debian-archive-keyring util-linux coreutils \
-          gcc libc6-dev make python3 python3-venv git iproute2 procps e2fsprogs xz-utils gpg apt-utils ca-certificates
+          gcc libc6-dev make groff-base busybox-static python3 python3-venv git iproute2 procps e2fsprogs xz-utils gpg apt-utils ca-certificates
 
-.PHONY: help setup demo test bench picture lint clean
+.PHONY: help setup demo test bench picture docs lint clean
 
 help:  ## say what there is
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -39,6 +39,10 @@ bench: setup  ## print how fast Roost is, as ratios against the bare tools
 
 picture: setup  ## draw the README's picture from a real run of the demo
 	@tools/make-picture $(ROOST)
+
+docs: setup  ## write the man page and the completions from the parser
+	@$(VENV)/bin/python tools/man.py
+	@$(VENV)/bin/python tools/completions.py
 
 lint: setup  ## run the linters alone
 	@$(VENV)/bin/python -m pytest -q tests/test_linters.py

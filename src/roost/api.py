@@ -93,9 +93,13 @@ class Manager:
         """What exists of the machines' layers, what would be made, and why. Changes nothing."""
         machines = self.machines(patterns)
         assert self.definition is not None
-        last = self.store.remembered(self.definition.path).machines
+        try:
+            last = self.store.remembered(self.definition.path).machines
+            committed = self.store.names()
+        except PermissionError as e:
+            raise HostError(f"{e.filename} cannot be read: {e.strerror}", hint="run it with sudo") from None
         names = {}
-        for name, digest in self.store.names().items():
+        for name, digest in committed.items():
             with contextlib.suppress(StoreError):
                 layer = self.store.layer(digest)
                 names[name] = (digest, (*layer.parents, digest), layer.family)
@@ -275,7 +279,11 @@ class Manager:
         self.prepare()
         layer = self.store.find_layer(word)
         users = [f"session {s.id}" for s, _ in self.store.sessions() if layer.digest in s.layers]
-        users += [f"layer {other.digest[:12]}" for other in self.store.layers() if layer.digest in other.parents]
+        users += [
+            f"layer {other.digest[:12]} ({other.name})"
+            for other in self.store.layers()
+            if layer.digest in other.parents
+        ]
         if users:
             from roost.errors import BusyError
 

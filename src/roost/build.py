@@ -117,6 +117,7 @@ class LayerMaker:
         self._recipe: Recipe | None = recipe_of(self._base.distribution) if self._base.distribution else None
         self._keep_failed = keep_failed
         self._output = bytearray()
+        self._step = "prepare"
 
     def make(self, monitor: Monitor, _stop: int) -> str:
         """The outcome: built, or reused when somebody else has made it meanwhile."""
@@ -318,7 +319,7 @@ class LayerMaker:
         log = f"{self._store.state}/results/{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{layer.digest[:12]}.log"
         with contextlib.suppress(OSError):
             shutil.copyfile(f"{stage}/log", log)
-        step = getattr(self, "_step", "start")
+        step = self._step
         brief, hint = self._family.explain(text)
         details = "\n".join(text.rstrip().splitlines()[-_TAIL:])
         if mirror := self._family.unreachable(text):
@@ -328,7 +329,7 @@ class LayerMaker:
                 hint=f"{hint or 'is the network up? is the mirror right?'}; the whole log: {log}",
             )
         what = f"{layer.name}: step {step!r} failed: {brief or error.brief}"
-        hints = [hint or error.hint, f"the whole log: {log}"]
+        hints = [hint or error.hint]
         if self._keep_failed and layer.base is None and (session := self._keep(stage)):
             hints.append(f"look into it: roost session shell {session}")
         elif layer.base is None:

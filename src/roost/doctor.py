@@ -105,9 +105,7 @@ def _filters(store: Store) -> Check:
     from roost.engine.spec import Spec
     from roost.sessions import init_path
 
-    spec = Spec(
-        machine="doctor", layers=(), directory="", mount_point=store.mount_point, init=init_path(), command=()
-    )
+    spec = Spec(machine="doctor", layers=(), directory="", mount_point=store.mount_point, init=init_path(), command=())
     count = len(seccomp.filters(spec, directory=store.state))
     if not count:
         remedy = "sessions start slower, as filtered as ever; a kernel with CONFIG_CHECKPOINT_RESTORE lets Roost reuse nspawn's filters"

@@ -157,7 +157,7 @@ class Session:
             for part in ("", "/upper", "/work"):
                 with contextlib.suppress(FileExistsError):
                     os.mkdir(f"{self.directory}/{name}{part}", 0o755)
-            overlaid.append(Overlaid(source=source.directory, target=source.target, name=name))
+            overlaid.append(Overlaid(source=os.path.abspath(source.directory), target=source.target, name=name))
         environment = {**self._terms.environment, **run.environment}
         return Spec(
             machine=self.record.machine, layers=tuple(self._store.tree(d) for d in reversed(self.record.layers)),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ from roost.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from typing import NoReturn
 
 EPILOG = """\
 Begin with `roost init`; `roost VERB --help` describes a verb.
@@ -26,9 +28,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     options.command = command
     options.runs = options.runs_command
     if command and not options.takes_command:
-        parser().error(f"roost {options.verb_name} takes no command after --")
+        options.parser.error("it takes no command after --")
     if options.needs_command and not command:
-        parser().error("no command: put it after `--`, as in `roost run bookworm -- make test`")
+        options.parser.error("no command: put it after `--`, as in `roost run bookworm -- make test`")
     module, function = options.code.split(":")
 
     def verb(chosen: argparse.Namespace) -> int:
@@ -48,6 +50,17 @@ def _split(argv: Sequence[str]) -> tuple[list[str], tuple[str, ...]]:
     return ["--keep=always" if word == "--keep" else word for word in words], command
 
 
+class _Parser(argparse.ArgumentParser):
+    """Wrong options of a verb that runs a command end with a status that the command's own is not mistaken for."""
+
+    status = 2
+
+    def error(self, message: str) -> NoReturn:
+        self.print_usage(sys.stderr)
+        print(f"error: {message}\nhint: {self.prog} --help", file=sys.stderr)
+        raise SystemExit(self.status)
+
+
 class _Formatter(argparse.RawDescriptionHelpFormatter):
     """Help as wide as the terminal, up to what reads well."""
 
@@ -57,7 +70,7 @@ class _Formatter(argparse.RawDescriptionHelpFormatter):
 
 def parser() -> argparse.ArgumentParser:
     """The whole command line; the man page and the completions are made from it."""
-    top = argparse.ArgumentParser(
+    top = _Parser(
         prog="roost", formatter_class=_Formatter, epilog=EPILOG, allow_abbrev=False,
         description="One TOML file, every Linux build machine: layered, and thrown away after each run.",
     )  # fmt: skip
@@ -94,7 +107,7 @@ def _common(to: argparse.ArgumentParser, *, default: Any = argparse.SUPPRESS) ->
 
 def _verb(verbs: Any, name: str, code: str, summary: str, *, command: str = "", **more: Any) -> argparse.ArgumentParser:
     """A verb. ``command``: it may be followed by one (``may``), must be (``must``), or runs one of its own (``own``)."""
-    made: argparse.ArgumentParser = verbs.add_parser(
+    made: _Parser = verbs.add_parser(
         name,
         help=summary,
         description=summary[:1].upper() + summary[1:] + ".",
@@ -102,8 +115,14 @@ def _verb(verbs: Any, name: str, code: str, summary: str, *, command: str = "", 
         allow_abbrev=False,
         **more,
     )
+    if command:
+        made.status = 125
     made.set_defaults(
-        code=code, needs_command=command == "must", takes_command=command in ("may", "must"), runs_command=bool(command)
+        parser=made,
+        code=code,
+        needs_command=command == "must",
+        takes_command=command in ("may", "must"),
+        runs_command=bool(command),
     )
     return made
 

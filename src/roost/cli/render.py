@@ -117,7 +117,7 @@ class PlainMonitor(QuietMonitor):
     def _layer(self, event: LayerStarted | LayerStep | LayerOutput | LayerEnded) -> None:
         if isinstance(event, LayerStarted):
             self._names[event.layer] = clean(event.name)
-        name = self._names.get(event.layer, event.layer)
+        name = self._names.get(event.layer) or clean(getattr(event, "name", event.layer))
         if isinstance(event, LayerStarted):
             self._write([f"{name}: making ({clean(event.reason)})"])
         elif isinstance(event, LayerStep):

@@ -153,11 +153,20 @@ def layer_list(options: argparse.Namespace) -> int:
     if options.json:
         print_json([_summary(layer) for layer in layers])
         return 0
+    names = {layer.digest: layer.name.removeprefix("base ") for layer in layers}
     rows = [
-        (x.digest[:12], x.name, size(x.size), x.files, len(x.parents) + 1, age(time.time() - x.created)) for x in layers
+        (
+            x.digest[:12],
+            x.name,
+            names.get(x.parents[0], "") if x.parents else "",
+            size(x.size),
+            x.files,
+            age(time.time() - x.created),
+        )
+        for x in layers
     ]
     print_table(
-        ["layer", "name", "size", "files", "depth", "age"],
+        ["layer", "name", "on", "size", "files", "age"],
         rows,
         empty="no layers: `roost build` makes them",
         right=("size", "age"),
