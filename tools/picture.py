@@ -176,7 +176,16 @@ def picture(recording: bytes, *, title: str, width: int, last: int = 0, command:
     svg = re.sub(r"@font-face\s*\{[^}]*\}\s*", "", svg)
     svg = re.sub(r"<!--.*?-->\s*", "", svg, flags=re.DOTALL)
     svg = svg.replace("Fira Code, monospace", FONTS).replace("font-family: arial", "font-family: system-ui, sans-serif")
+    svg = re.sub(r'x="([0-9.]+)" y="([0-9.]+)" textLength="([0-9.]+)"([^>]*)>((?:&#160;)+)([^<]+)<', _indented, svg)
     return re.sub(r"[ \t]+$", "", svg, flags=re.MULTILINE).rstrip() + "\n"
+
+
+def _indented(match: re.Match[str]) -> str:
+    """A piece of text that begins with spaces, moved to where its first letter is: some renderers drop the spaces."""
+    x, y, length, rest, spaces, text = match.groups()
+    count = len(spaces) // len("&#160;")
+    cell = float(length) / (count + len(re.sub(r"&#?\w+;", " ", text)))
+    return f'x="{float(x) + count * cell:g}" y="{y}" textLength="{float(length) - count * cell:g}"{rest}>{text}<'
 
 
 def main(arguments: Sequence[str]) -> None:

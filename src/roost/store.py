@@ -293,7 +293,7 @@ class Store:
                 cleared.append(f"session {name}")
         for group in cgroups.find(self.group_prefix):
             name = os.path.basename(group.paths[0]).removeprefix(self.group_prefix)
-            if not self.is_alive(name) and cgroups.remove(group, seconds=0.0):
+            if not self.is_alive(name) and cgroups.remove(group, seconds=1.0):
                 cleared.append(f"control group {name}")
         for directory in (f"{self.run}/ranges", f"{self.run}/locks"):
             for name in _names(directory, hidden=True) + _names(directory):

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import roost
@@ -16,7 +17,6 @@ from roost.store import LayerRecord, Store
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-    from pathlib import Path
 
 BUSYBOX = "/bin/busybox"
 TINY = """
@@ -133,6 +133,26 @@ def wait_for(what: Any, seconds: float = 10.0) -> Any:
         assert time.monotonic() < deadline, f"still not true after {seconds:g} s"
         time.sleep(0.01)
     return answer
+
+
+def pick(manager: int, victim: str) -> int:
+    """A process of a running build or run."""
+    tree = below(manager)
+    if victim == "manager":
+        return manager
+    if victim == "job":
+        return tree[0]
+    names = {pid: Path(f"/proc/{pid}/comm").read_text().strip() for pid in tree}
+    wanted = {"nspawn": "systemd-nspawn", "init": "roost-init", "inside": "sleep"}[victim]
+    return next(pid for pid, name in names.items() if name == wanted)
+
+
+def below(pid: int) -> list[int]:
+    """All descendants."""
+    found = []
+    for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+        found += [int(child), *below(int(child))]
+    return found
 
 
 def link_layers(source: str, target: str, digests: tuple[str, ...]) -> None:

@@ -192,14 +192,18 @@ class Running:
             self._on_control()
 
     def _on_control(self) -> None:
-        with contextlib.suppress(BlockingIOError):
+        try:
             packet = self._control.recv(4096, socket.MSG_DONTWAIT)
-            if packet.startswith(b"X"):
-                self._report = packet
-            elif packet.startswith(b"E"):
-                self._failure = packet[1:].decode(errors="replace")
-            elif not packet and self._control in {key.fileobj for key in self._poller.get_map().values()}:
-                self._poller.unregister(self._control)
+        except BlockingIOError:
+            return
+        except ConnectionResetError:  # killed with something of ours unread
+            packet = b""
+        if packet.startswith(b"X"):
+            self._report = packet
+        elif packet.startswith(b"E"):
+            self._failure = packet[1:].decode(errors="replace")
+        elif not packet and self._control in {key.fileobj for key in self._poller.get_map().values()}:
+            self._poller.unregister(self._control)
 
     def _on_stop(self) -> None:
         assert self._stop_fd is not None
