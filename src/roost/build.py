@@ -118,6 +118,7 @@ class LayerMaker:
         self._keep_failed = keep_failed
         self._output = bytearray()
         self._step = "prepare"
+        self._mount_points: tuple[str, ...] = ()
 
     def make(self, monitor: Monitor, _stop: int) -> str:
         """The outcome: built, or reused when somebody else has made it meanwhile."""
@@ -222,6 +223,7 @@ class LayerMaker:
             _overlay_directories(stage, "archives")
             source = self._cache(provision)
             overlaid = (Overlaid(source=source, target=provision.cache, name="archives", give=False),)
+        self._mount_points = tuple([item.target for item in overlaid] + ["/etc/hosts"])
         name = os.path.basename(stage)
         held = self._store.ranges.take(name)
         try:
@@ -240,7 +242,7 @@ class LayerMaker:
         if provision.cache:
             self._keep_archives(stage, self._cache(provision))
         os.rename(f"{stage}/upper", f"{stage}/tree")
-        _clear_mount_points(f"{stage}/tree", [item.target for item in overlaid] + ["/etc/hosts"])
+        _clear_mount_points(f"{stage}/tree", self._mount_points)
         files.remove_tree(f"{stage}/work")
 
     def _inside(self, spec: Spec, name: str, stdin: bytes) -> None:
@@ -343,7 +345,7 @@ class LayerMaker:
         session = new_id("failed")
         record = SessionRecord(
             id=session, machine=_host_name(self._layer), layers=self._parents, family=self._layer.family, created=time.time(),
-            kept=True, reason=f"failed: {self._layer.name}", state="failed",
+            kept=True, mount_points=self._mount_points, reason=f"failed: {self._layer.name}", state="failed",
         )  # fmt: skip
         directory = self._store.session_directory(session)
         with self._store.alive(session):

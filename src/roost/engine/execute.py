@@ -104,22 +104,20 @@ class Running:
             problem_r, problem_w = os.pipe()
             self._stack.callback(os.close, problem_r)
             theirs.callback(os.close, problem_w)
-            alive_r, alive_w = os.pipe()
-            theirs.callback(os.close, alive_r)
-            self._stack.callback(os.close, alive_w)
+            go_r, go_w = os.pipe()
+            theirs.callback(os.close, go_r)
+            theirs.callback(os.close, go_w)
 
             def child() -> None:
                 runner.die_with_parent()
-                os.close(alive_w)
-                os.set_blocking(alive_r, False)
-                with contextlib.suppress(BlockingIOError):
-                    if not os.read(alive_r, 1):  # the parent was gone before the line above was
-                        return
-                _child(self._spec, self._group, filters, fds, messages, problem_w)
+                os.close(go_w)
+                _child(self._spec, go=go_r, filters=filters, fds=fds, messages=messages, problem=problem_w)
 
             self._pid = runner.fork(child, new_pid_namespace=True)
             self._pidfd = os.pidfd_open(self._pid)
             self._stack.callback(os.close, self._pidfd)
+            cgroups.enter(self._group, self._pid)  # takes a while: meanwhile the child mounts
+            os.write(go_w, b"g")
         self._problem = problem_r
         self._poller.register(control, selectors.EVENT_READ, self._on_control)
         self._poller.register(self._pidfd, selectors.EVENT_READ, None)
@@ -268,11 +266,11 @@ def _read_all(fd: int) -> bytes:
 
 
 def _child(
-    spec: Spec, group: cgroups.Group, filters: Sequence[bytes], fds: Sequence[int], messages: int, problem: int
+    spec: Spec, *, go: int, filters: Sequence[bytes], fds: Sequence[int], messages: int, problem: int
 ) -> None:
     """In the child: becomes nspawn, or tells the parent why not."""
     try:
-        become_nspawn(spec, group=group, filters=filters, fds=fds, messages=messages)
+        become_nspawn(spec, go=go, filters=filters, fds=fds, messages=messages)
     except (OSError, Error) as e:
         error = describe(e) if isinstance(e, OSError) else e
         os.write(problem, f"{error.brief}\0{error.hint}".encode()[:4096])

@@ -13,14 +13,13 @@ from typing import TYPE_CHECKING
 
 from roost.engine.spec import nspawn_argv
 from roost.errors import HostError
-from roost.host import cgroups, idmap, runner, syscalls
+from roost.host import idmap, runner, syscalls
 from roost.session.overlay import Overlay, lower_names, mount_overlay
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from roost.engine.spec import Overlaid, Spec
-    from roost.host.cgroups import Group
     from roost.host.idmap import Extent
 
 LISTEN_FIRST = 3  # sd_listen_fds(3): SD_LISTEN_FDS_START
@@ -162,12 +161,12 @@ def account(user: str) -> tuple[int, int, str]:
     return number, number, "/" if number else "/root"
 
 
-def become_nspawn(spec: Spec, *, group: Group, filters: Sequence[bytes], fds: Sequence[int], messages: int) -> None:
+def become_nspawn(spec: Spec, *, go: int, filters: Sequence[bytes], fds: Sequence[int], messages: int) -> None:
     """Turns this process, number 1 of its pid namespace, into nspawn with ``fds`` passed on to the payload.
 
-    ``messages`` takes nspawn's own words. Returns only by raising OSError or HostError.
+    ``messages`` takes nspawn's own words. Returns, or raises OSError or HostError, only when it could not; it waits for
+    a byte from ``go`` before nspawn starts, and gives up at its end.
     """
-    cgroups.enter(group)
     mount_all(spec)
     _place_files(spec)
     # nspawn keeps locks and sockets by machine name there: ours are private, so names never clash and nothing is left
@@ -188,6 +187,8 @@ def become_nspawn(spec: Spec, *, group: Group, filters: Sequence[bytes], fds: Se
         os.dup2(messages, 2)
     for number, fd in enumerate(high, LISTEN_FIRST):
         os.dup2(fd, number, inheritable=True)
+    if not os.read(go, 1):  # the parent is gone
+        return
     try:
         os.execvpe("systemd-nspawn", nspawn_argv(spec), runner.child_env(env))  # noqa: S606
     except FileNotFoundError:

@@ -10,10 +10,8 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import glob
 import hashlib
 import os
-import shutil
 import signal
 from typing import TYPE_CHECKING
 
@@ -46,15 +44,21 @@ def filters(spec: Spec, *, directory: str) -> list[bytes]:
     return programs
 
 
+def _nspawn() -> str:
+    for directory in runner.PATH.split(":"):
+        if os.access(path := f"{directory}/systemd-nspawn", os.X_OK):
+            return path
+    raise HostError("systemd-nspawn is not installed", hint="apt install systemd-container")
+
+
 def _key(options: tuple[str, ...]) -> str:
     """What the programs depend on: nspawn and libseccomp as installed, the kernel, and the options."""
     parts: list[object] = [os.uname().release, os.uname().machine, options]
-    program = shutil.which("systemd-nspawn", path=runner.child_env({})["PATH"])
-    if program is None:
-        raise HostError("systemd-nspawn is not installed", hint="apt install systemd-container")
-    for path in (program, *sorted(glob.glob("/usr/lib/*/libseccomp.so.2") + glob.glob("/usr/lib*/libseccomp.so.2"))):
-        info = os.stat(path)
-        parts.append((path, info.st_ino, info.st_size, info.st_mtime_ns))
+    library = [f"/usr/lib/{os.uname().machine}-linux-gnu", "/usr/lib64", "/usr/lib"]
+    for path in (_nspawn(), *(f"{place}/libseccomp.so.2" for place in library)):
+        with contextlib.suppress(FileNotFoundError):
+            info = os.stat(path)
+            parts.append((path, info.st_ino, info.st_size, info.st_mtime_ns))
     return "seccomp-" + hashlib.sha256(msgspec.json.encode(parts)).hexdigest()[:24]
 
 

@@ -108,11 +108,14 @@ def _write_all(path: str, settings: dict[str, str]) -> bool:
     return True
 
 
-def enter(group: Group) -> None:
-    """Moves this process into the group."""
+def enter(group: Group, pid: int = 0) -> None:
+    """Moves a process (0: this one) into the group."""
     for path in group.paths:
-        with open(f"{path}/cgroup.procs", "w", encoding="ascii") as stream:
-            stream.write("0")
+        fd = os.open(f"{path}/cgroup.procs", os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.write(fd, str(pid).encode())
+        finally:
+            os.close(fd)
 
 
 def out_of_memory(group: Group) -> bool:

@@ -28,6 +28,7 @@ BLOCK = 65536
 GRACE = 5.0  # seconds between TERM and KILL
 KEPT = 1 << 20  # bytes of output kept for messages; the rest has been handed on
 
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _INHERITED = (
     "TERM",
     "http_proxy",
@@ -68,7 +69,7 @@ class Finished(Struct, frozen=True, kw_only=True):
 def child_env(extra: Mapping[str, str]) -> dict[str, str]:
     """The environment of every child: built, not inherited, so that it is the same in a shell, in cron and in CI."""
     kept = {name: os.environ[name] for name in _INHERITED if name in os.environ}
-    base = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8", "HOME": "/root"}
+    base = {"PATH": PATH, "LANG": "C.UTF-8", "HOME": "/root"}
     return {**base, **kept, **extra}
 
 
