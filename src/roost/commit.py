@@ -50,7 +50,8 @@ def commit(store: Store, session: str, name: str) -> LayerRecord:
         parent = record.layers[-1] if record.layers else ""
         layer = LayerRecord(
             digest=digest(FORMAT, "committed", parent, content), parents=record.layers, kind="committed", name=f"layer {name}",
-            family=record.family or (store.layer(parent).family if parent else ""), facts={"content": content}, created=time.time(), seconds=time.monotonic() - began,
+            family=record.family or (store.layer(parent).family if parent else ""), facts={"content": content}, created=time.time(),
+            seconds=time.monotonic() - began,
             roost=__version__,
         )  # fmt: skip
         store.publish(stage, layer)

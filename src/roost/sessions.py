@@ -26,8 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from roost.definition.model import Resolved
-    from roost.engine import seccomp
-from roost.engine.execute import Ended
+    from roost.engine.execute import Ended
     from roost.host.ranges import Range
     from roost.session.changes import Change
     from roost.store import SessionRecord, Store
