@@ -39,7 +39,7 @@ class Group:
 
     def processes(self) -> set[str]:
         """All but this one, as ``PID command line``."""
-        found = set()
+        found: set[int] = set()
         for top in self.tops:
             for directory, _, _ in os.walk(top):
                 with contextlib.suppress(OSError), open(f"{directory}/cgroup.procs", encoding="ascii") as stream:
@@ -120,7 +120,11 @@ def _things() -> Things:
         for line in stream:
             number, _, _, root, point, *_ = line.split()
             mounts.add(f"mount {number} {root} at {point}")
-    loops = {f"loop device {name}" for name in os.listdir("/sys/block") if os.path.exists(f"/sys/block/{name}/loop/backing_file")}
+    loops = {
+        f"loop device {name}"
+        for name in os.listdir("/sys/block")
+        if os.path.exists(f"/sys/block/{name}/loop/backing_file")
+    }
     return Things(mounts, loops, {f"network link {name}" for name in os.listdir("/sys/class/net")})
 
 

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from rig import BUSYBOX, TINY, Rig, link_layers, make_tiny
 
 import roost
 from roost.host import files
+from system.rig import BUSYBOX, TINY, Rig, link_layers, make_tiny
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -36,7 +36,9 @@ def place(states: list[str]) -> Iterator[str]:
     above = os.path.dirname(os.path.abspath(CACHED))
     os.makedirs(above, exist_ok=True)
     for name in os.listdir(above):
-        if name.startswith("roost-tests-") and not os.path.exists(f"/proc/{name.split('-')[2]}"):  # of a run that was killed
+        if name.startswith("roost-tests-") and not os.path.exists(
+            f"/proc/{name.split('-')[2]}"
+        ):  # of a run that was killed
             files.remove_tree(f"{above}/{name}")
     made = tempfile.mkdtemp(prefix=f"roost-tests-{os.getpid()}-", dir=above)
     yield made

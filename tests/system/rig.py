@@ -65,13 +65,24 @@ class Rig:
         return {**kept, "ROOST_STATE": self.state, **(more or {})}
 
     def __call__(
-        self, *words: str, stdin: bytes | int | None = b"", timeout: float = 120, env: Mapping[str, str] | None = None, prefix: tuple[str, ...] = ()
+        self,
+        *words: str,
+        stdin: bytes | int | None = b"",
+        timeout: float = 120,
+        env: Mapping[str, str] | None = None,
+        prefix: tuple[str, ...] = (),
     ) -> Done:
         """Runs it to its end."""
         feed: dict[str, Any] = {"input": stdin} if isinstance(stdin, bytes) else {"stdin": stdin}
         began = time.monotonic()
         done = subprocess.run(
-            (*prefix, *COMMAND, *words), cwd=self.directory, env=self.environment(env), capture_output=True, timeout=timeout, check=False, **feed
+            (*prefix, *COMMAND, *words),
+            cwd=self.directory,
+            env=self.environment(env),
+            capture_output=True,
+            timeout=timeout,
+            check=False,
+            **feed,
         )
         return Done(done.returncode, done.stdout, done.stderr, time.monotonic() - began)
 
@@ -108,7 +119,13 @@ class Rig:
     @contextlib.contextmanager
     def started(self, *words: str, **more: Any) -> Iterator[subprocess.Popen[bytes]]:
         """The command while it runs, in a process group of its own; killed at the end when it still does."""
-        options = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "process_group": 0, **more}
+        options = {
+            "stdin": subprocess.DEVNULL,
+            "stdout": subprocess.PIPE,
+            "stderr": subprocess.PIPE,
+            "process_group": 0,
+            **more,
+        }
         child = subprocess.Popen((*COMMAND, *words), cwd=self.directory, env=self.environment(), **options)
         try:
             yield child
@@ -167,10 +184,24 @@ def make_tiny(state: str) -> None:
     """The committed layer ``tiny``: a static busybox, root and one user, nothing else."""
     store = Store(state)
     store.prepare()
-    record = LayerRecord(digest="7" * 64, parents=(), kind="committed", name="layer tiny", family="apt", facts={}, created=time.time())
+    record = LayerRecord(
+        digest="7" * 64, parents=(), kind="committed", name="layer tiny", family="apt", facts={}, created=time.time()
+    )
     with store.staged("stage") as stage:
         tree = f"{stage}/tree"
-        for name in ("bin", "dev", "etc", "home/user", "proc", "root", "run", "sys", "tmp", "usr/share", "var/cache/apt/archives"):
+        for name in (
+            "bin",
+            "dev",
+            "etc",
+            "home/user",
+            "proc",
+            "root",
+            "run",
+            "sys",
+            "tmp",
+            "usr/share",
+            "var/cache/apt/archives",
+        ):
             os.makedirs(f"{tree}/{name}")
         os.chmod(f"{tree}/tmp", 0o1777)
         os.chown(f"{tree}/home/user", 1000, 1000)

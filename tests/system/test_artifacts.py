@@ -10,18 +10,23 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from rig import Rig
+    from system.rig import Rig
 
 HOST_PASSWD = Path("/etc/passwd").read_bytes()
 
 
 def found(top: Path) -> dict[str, bytes]:
     """Relative path → content of all files below."""
-    return {str(path.relative_to(top)): path.read_bytes() for path in sorted(top.rglob("*")) if path.is_file() and not path.is_symlink()}
+    return {
+        str(path.relative_to(top)): path.read_bytes()
+        for path in sorted(top.rglob("*"))
+        if path.is_file() and not path.is_symlink()
+    }
 
 
 def test_files_arrive_with_their_content_mode_and_time(tiny: Rig) -> None:
-    script = "mkdir -p out/sub; echo a > out/a; echo b > out/sub/b; chmod 750 out/a; touch -t 202001020304 out/a; : > out/empty; echo no > out/c.txt"
+    script = "mkdir -p out/sub; echo a > out/a; echo b > out/sub/b; : > out/empty; echo no > out/c.txt"
+    script += "; chmod 750 out/a; touch -t 202001020304 out/a"
     result = tiny.result(script, "--artifact", "out/a", "--artifact", "out/sub/*", "--artifact", "out/em*")
     top = tiny.directory / "artifacts/tiny"
     assert found(top) == {"root/out/a": b"a\n", "root/out/sub/b": b"b\n", "root/out/empty": b""} or found(top) == {
@@ -32,13 +37,26 @@ def test_files_arrive_with_their_content_mode_and_time(tiny: Rig) -> None:
     path = next(top.rglob("a"))
     assert stat.S_IMODE(path.stat().st_mode) == 0o750
     assert path.stat().st_mtime < 1_600_000_000
-    assert sorted((a["source"], a["size"]) for a in result["artifacts"]) == [("/root/out/a", 2), ("/root/out/empty", 0), ("/root/out/sub/b", 2)]
+    assert sorted((a["source"], a["size"]) for a in result["artifacts"]) == [
+        ("/root/out/a", 2),
+        ("/root/out/empty", 0),
+        ("/root/out/sub/b", 2),
+    ]
     assert all(os.path.isfile(a["path"]) for a in result["artifacts"])
     assert result["warnings"] == []
 
 
 def test_they_belong_to_the_caller(tiny: Rig) -> None:
-    tiny.run("echo x > /tmp/x; mkdir -p /home/user/d; echo y > /home/user/d/y", "-u", "user", "--artifact", "d", "--output", "o", env={"SUDO_UID": "54321", "SUDO_GID": "54322"})
+    tiny.run(
+        "echo x > /tmp/x; mkdir -p /home/user/d; echo y > /home/user/d/y",
+        "-u",
+        "user",
+        "--artifact",
+        "d",
+        "--output",
+        "o",
+        env={"SUDO_UID": "54321", "SUDO_GID": "54322"},
+    )
     top = tiny.directory / "o"
     for path in [top / "tiny", *(top / "tiny").rglob("*")]:
         info = path.stat()
@@ -46,10 +64,11 @@ def test_they_belong_to_the_caller(tiny: Rig) -> None:
 
 
 def test_globs(tiny: Rig) -> None:
-    script = "mkdir -p a/b/c a/.hidden x; for f in a/1.deb a/b/2.deb a/b/c/3.deb a/b/c/4.txt a/.hidden/5.deb x/6.deb 7.deb; do echo $f > $f; done; ln -s . a/loop; ln -s / a/root"
+    names = "a/1.deb a/b/2.deb a/b/c/3.deb a/b/c/4.txt a/.hidden/5.deb x/6.deb 7.deb"
+    script = f"mkdir -p a/b/c a/.hidden x; for f in {names}; do echo $f > $f; done; ln -s . a/loop; ln -s / a/root"
     tiny.run(script, "-w", "/home/user", "--artifact", "**/*.deb", "--output", "all")
-    names = {path.name for path in (tiny.directory / "all").rglob("*.deb")}
-    assert {"1.deb", "2.deb", "3.deb", "6.deb", "7.deb"} <= names
+    found = {path.name for path in (tiny.directory / "all").rglob("*.deb")}
+    assert {"1.deb", "2.deb", "3.deb", "6.deb", "7.deb"} <= found
     tiny.run(script, "-w", "/home/user", "--artifact", "a/[0-2].?eb", "--output", "few")
     assert {path.name for path in (tiny.directory / "few").rglob("*") if path.is_file()} == {"1.deb"}
     tiny.run(script, "-w", "/home/user", "--artifact", "/home/user/a/b", "--output", "tree")
@@ -69,14 +88,25 @@ def test_a_glob_that_matches_nothing_is_a_warning(tiny: Rig) -> None:
 
 def test_they_are_copied_when_the_command_fails_too(tiny: Rig) -> None:
     assert len(tiny.result("echo log > test.log; exit 3", "--artifact", "test.log")["artifacts"]) == 1
-    assert len(tiny.result("echo log > test.log; sleep 100", "--artifact", "test.log", "--timeout", "0.5")["artifacts"]) == 1
+    assert (
+        len(tiny.result("echo log > test.log; sleep 100", "--artifact", "test.log", "--timeout", "0.5")["artifacts"])
+        == 1
+    )
 
 
 def test_a_sources_artifacts(tiny: Rig, tmp_path: Path) -> None:
     source = tmp_path / "source"
     source.mkdir()
     (source / "old").write_text("from the host\n")
-    result = tiny.result("mkdir build; cat old > build/result", "--source", str(source), "--artifact", "build/*", "--artifact", "/src/old")
+    result = tiny.result(
+        "mkdir build; cat old > build/result",
+        "--source",
+        str(source),
+        "--artifact",
+        "build/*",
+        "--artifact",
+        "/src/old",
+    )
     assert [a["source"] for a in result["artifacts"]] == ["/src/build/result", "/src/old"]
     assert set(found(tiny.directory / "artifacts").values()) == {b"from the host\n"}
 
@@ -100,7 +130,15 @@ def test_a_link_never_leads_to_the_hosts_files(tiny: Rig, trap: str) -> None:
 
 
 def test_a_directory_that_is_a_link_never_leads_out(tiny: Rig) -> None:
-    tiny.result("ln -s /etc trap; ln -s /../../../etc trap2", "--artifact", "trap/*", "--artifact", "trap2", "--artifact", "trap*/pass**")
+    tiny.result(
+        "ln -s /etc trap; ln -s /../../../etc trap2",
+        "--artifact",
+        "trap/*",
+        "--artifact",
+        "trap2",
+        "--artifact",
+        "trap*/pass**",
+    )
     assert found(tiny.directory / "artifacts")
     for name, content in found(tiny.directory / "artifacts").items():
         assert content != HOST_PASSWD, name

@@ -12,16 +12,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from rig import below, pick, wait_for
+
+from system.rig import below, pick, wait_for
 
 if TYPE_CHECKING:
     import subprocess
 
     from conftest import Group
-    from rig import Rig
+    from system.rig import Rig
 
 FOUR = "".join(f'[machines.m{n}]\nfrom = "layer:tiny"\nlimits = {{ memory = "200M" }}\n' for n in range(4))
-BUSY = "trap '' TERM INT HUP; echo begun; (while :; do sleep 1; done) & setsid sh -c \"trap '' TERM HUP; while :; do sleep 1; done\" & while :; do sleep 1; done"
+EVER = "while :; do sleep 1; done"
+BUSY = f"trap '' TERM INT HUP; echo begun; ({EVER}) & setsid sh -c \"trap '' TERM HUP; {EVER}\" & {EVER}"
 
 
 def gone(processes: set[int], seconds: float = 1.0) -> None:
@@ -89,7 +91,9 @@ def test_a_kept_session_survives_a_kill(tiny: Rig) -> None:
 @pytest.mark.parametrize("victim", ["manager", "job", "nspawn", "init", "inside"])
 def test_a_matrix(tiny: Rig, victim: str) -> None:
     tiny.define(FOUR)
-    with tiny.started("run", "--all", "-j", "4", "--json", "--timeout", "4", "--", "sh", "-c", "echo begun; sleep 2 && echo end") as child:
+    with tiny.started(
+        "run", "--all", "-j", "4", "--json", "--timeout", "4", "--", "sh", "-c", "echo begun; sleep 2 && echo end"
+    ) as child:
         begun(child, 4)
         everything = {child.pid, *below(child.pid)}
         os.kill(pick(child.pid, victim), signal.SIGKILL)
@@ -112,7 +116,21 @@ def test_any_process_at_any_moment(tiny: Rig, group: Group) -> None:
     tiny.define(FOUR)
     dice = random.Random(os.getpid())
     for number in range(10):
-        with tiny.started("run", "--all", "-j", "4", "-q", "--source", ".", "--timeout", "3", "--", "sh", "-c", "sleep 0.4; sh -c 'sleep 0.4'") as child:
+        with tiny.started(
+            "run",
+            "--all",
+            "-j",
+            "4",
+            "-q",
+            "--source",
+            ".",
+            "--timeout",
+            "3",
+            "--",
+            "sh",
+            "-c",
+            "sleep 0.4; sh -c 'sleep 0.4'",
+        ) as child:
             time.sleep(dice.uniform(0.02, 0.9))
             with contextlib.suppress(ProcessLookupError, IndexError, FileNotFoundError):
                 victim = dice.choice([child.pid, *below(child.pid)])
@@ -176,7 +194,9 @@ def test_interrupted_twice_it_is_killed(tiny: Rig) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_single_run_is_asked_and_then_made_to_stop(tiny: Rig, number: int) -> None:
-    with tiny.started("run", "tiny", "--", "sh", "-c", "trap 'echo stopping; exit 0' INT TERM; echo begun; sleep 30 & wait") as child:
+    with tiny.started(
+        "run", "tiny", "--", "sh", "-c", "trap 'echo stopping; exit 0' INT TERM; echo begun; sleep 30 & wait"
+    ) as child:
         begun(child)
         os.kill(child.pid, number)
         out, _ = child.communicate(timeout=10)
@@ -200,7 +220,10 @@ def test_who_does_not_listen_is_killed_after_a_while(tiny: Rig) -> None:
 
 def test_many_runs_of_one_machine_at_once(tiny: Rig) -> None:
     with contextlib.ExitStack() as stack:
-        children = [stack.enter_context(tiny.started("run", "tiny", "--", "sh", "-c", f"echo {n} > /x; sleep 0.5; cat /x")) for n in range(6)]
+        children = [
+            stack.enter_context(tiny.started("run", "tiny", "--", "sh", "-c", f"echo {n} > /x; sleep 0.5; cat /x"))
+            for n in range(6)
+        ]
         said = [child.communicate(timeout=30)[0] for child in children]
     assert said == [b"%d\n" % n for n in range(6)]
     assert tiny.sessions() == []
@@ -219,10 +242,7 @@ def test_a_run_does_not_clear_what_another_one_uses(tiny: Rig) -> None:
 def test_stores_do_not_disturb_each_other(tiny: Rig, farm: Rig) -> None:
     """Another state directory's sweep finds the same control groups."""
     with contextlib.ExitStack() as stack:
-        children = []
-        for _ in range(6):
-            for rig in (tiny, farm):
-                children.append(stack.enter_context(rig.started("run", "tiny", "--", "true")))
+        children = [stack.enter_context(rig.started("run", "tiny", "--", "true")) for rig in (tiny, farm) * 6]
         for child in children:
             _, err = child.communicate(timeout=30)
             assert (child.returncode, err) == (0, b"")

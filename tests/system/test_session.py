@@ -9,13 +9,14 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
-from rig import TINY
 
 import roost
+from system.rig import TINY
 
 if TYPE_CHECKING:
-    from rig import Rig
+    from system.rig import Rig
 
+EVER = "while :; do sleep 1; done"
 
 # -- how it ends
 
@@ -81,14 +82,15 @@ def test_ids_are_mapped_and_filters_are_on(tiny: Rig) -> None:
 def test_two_sessions_have_ranges_of_their_own(tiny: Rig) -> None:
     manager = tiny.manager()
     with manager.session("tiny") as one, manager.session("tiny") as other:
-        maps = []
-        for session in (one, other):
-            maps.append(session.run(roost.Run(command=("cat", "/proc/self/uid_map"))).tail.split()[1])
+        run = roost.Run(command=("cat", "/proc/self/uid_map"))
+        maps = [session.run(run).tail.split()[1] for session in (one, other)]
     assert maps[0] != maps[1]
 
 
 def test_a_kept_sessions_ids_on_disk_are_the_insides(tiny: Rig) -> None:
-    session = tiny.kept("touch /root/a; mkdir /d; chown 1000:20 /d; echo x > /d/f; chown 65535 /d/f; ln -s x /d/l; touch /etc/motd")
+    session = tiny.kept(
+        "touch /root/a; mkdir /d; chown 1000:20 /d; echo x > /d/f; chown 65535 /d/f; ln -s x /d/l; touch /etc/motd"
+    )
     ids = set()
     for directory, names, files in os.walk(tiny.upper(session)):
         for name in [".", *names, *files]:
@@ -117,7 +119,9 @@ def test_private_users_can_be_switched_off_and_list_says_so(tiny: Rig) -> None:
     ],
 )
 def test_a_user_by_name_or_number(tiny: Rig, user: str, said: str) -> None:
-    done = tiny.run("echo $(id -u) $(id -g) $(id -G | tr ' ' '\\n' | sort -n); pwd; echo $HOME $USER $LOGNAME", "-u", user)
+    done = tiny.run(
+        "echo $(id -u) $(id -g) $(id -G | tr ' ' '\\n' | sort -n); pwd; echo $HOME $USER $LOGNAME", "-u", user
+    )
     assert done.text == said
     assert done.status == 0
 
@@ -130,7 +134,12 @@ def test_an_unknown_user_is_refused(tiny: Rig) -> None:
 
 
 def test_sudo_works_in_a_session(farm: Rig) -> None:
-    done = farm.run("id -u; sudo -n id -u; sudo -n sh -c 'echo x > /etc/made-by-root && stat -c %u /etc/made-by-root'", "-u", "sai", machine="bookworm")
+    done = farm.run(
+        "id -u; sudo -n id -u; sudo -n sh -c 'echo x > /etc/made-by-root && stat -c %u /etc/made-by-root'",
+        "-u",
+        "sai",
+        machine="bookworm",
+    )
     assert done.text.split() == ["883", "0", "0"], done
 
 
@@ -139,7 +148,18 @@ def test_sudo_works_in_a_session(farm: Rig) -> None:
 
 def test_directory_and_environment(tiny: Rig) -> None:
     tiny.define(TINY + 'environment = { FROM_FILE = "a b", BOTH = "file" }\n')
-    done = tiny.run("pwd; env", "-w", "/usr/share", "--env", "BOTH=option", "--env", "EMPTY=", "--env", "PASSED", env={"PASSED": "x=y", "SECRET": "no"})
+    done = tiny.run(
+        "pwd; env",
+        "-w",
+        "/usr/share",
+        "--env",
+        "BOTH=option",
+        "--env",
+        "EMPTY=",
+        "--env",
+        "PASSED",
+        env={"PASSED": "x=y", "SECRET": "no"},
+    )
     assert done.text.startswith("/usr/share\n")
     seen = dict(line.split("=", 1) for line in done.text.splitlines()[1:])
     assert seen["FROM_FILE"] == "a b"
@@ -176,7 +196,10 @@ def test_a_name_resolves_to_the_machine_itself(farm: Rig) -> None:
 
 def test_no_network_but_loopback(tiny: Rig) -> None:
     tiny.define(TINY + 'network = { mode = "none" }\n')
-    assert tiny.run("ls /sys/class/net; grep -c : /proc/net/dev; ping -c1 -W1 127.0.0.1 >/dev/null && echo pong").text == "lo\n1\npong\n"
+    assert (
+        tiny.run("ls /sys/class/net; grep -c : /proc/net/dev; ping -c1 -W1 127.0.0.1 >/dev/null && echo pong").text
+        == "lo\n1\npong\n"
+    )
     assert "network: none" in tiny("list").text
 
 
@@ -195,7 +218,10 @@ def test_nothing_of_a_session_stays(tiny: Rig) -> None:
 
 def test_a_tree_that_cannot_be_removed_by_name_is_removed(tiny: Rig) -> None:
     """Deeper than PATH_MAX, and with names that are no text."""
-    done = tiny.run(r"cd /tmp; mkdir -p /x; cd /x; i=0; while [ $i -lt 300 ]; do mkdir aaaaaaaaaaaaaaaaaaaaaaaa; cd aaaaaaaaaaaaaaaaaaaaaaaa; i=$((i+1)); done; touch /x/$(printf '\377')")
+    done = tiny.run(
+        r"mkdir /x; cd /x; touch $(printf '\377'); n=aaaaaaaaaaaaaaaaaaaaaaaa; i=0;"
+        " while [ $i -lt 300 ]; do mkdir $n; cd $n; i=$((i+1)); done"
+    )
     assert done.status == 0, done
     assert tiny.sessions() == []
 
@@ -212,7 +238,11 @@ def test_a_deadline_is_a_polite_one_first(tiny: Rig) -> None:
 
 def test_who_does_not_listen_is_killed_with_all_its_children(tiny: Rig) -> None:
     began = time.monotonic()
-    result = tiny.result("trap '' TERM INT HUP; (while :; do sleep 1; done) & setsid sh -c \"trap '' TERM; while :; do sleep 1; done\" & while :; do sleep 1; done", "--timeout", "0.5")
+    result = tiny.result(
+        f"trap '' TERM INT HUP; ({EVER}) & setsid sh -c \"trap '' TERM; {EVER}\" & {EVER}",
+        "--timeout",
+        "0.5",
+    )
     assert result["state"] == "timed-out"
     assert 4 < time.monotonic() - began < 10
 

@@ -7,12 +7,12 @@ import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
-from rig import TINY
 
 import roost
+from system.rig import TINY
 
 if TYPE_CHECKING:
-    from rig import Rig
+    from system.rig import Rig
 
 
 def changes(rig: Rig, session: str) -> dict[str, str]:
@@ -31,7 +31,8 @@ def test_a_run_that_changes_nothing(tiny: Rig) -> None:
 def test_added_changed_removed_and_replaced(tiny: Rig) -> None:
     session = tiny.kept(
         "mkdir -p /new/sub; echo x > /new/sub/f; echo four >> /etc/motd; rm /etc/group; chmod 700 /root;"
-        " rm -r /usr/share; echo file > /usr/share; rm /bin/vi; mkdir /bin/vi; echo y > /bin/vi/in; rm -r /var/cache/apt; mkdir /var/cache/apt;"
+        " rm -r /usr/share; echo file > /usr/share; rm /bin/vi; mkdir /bin/vi; echo y > /bin/vi/in;"
+        " rm -r /var/cache/apt; mkdir /var/cache/apt;"
         " ln -sf other /etc/absolute-less; mkfifo /pipe; touch -t 200001010000 /etc/os-release"
     )
     found = changes(tiny, session)
@@ -86,10 +87,9 @@ def test_a_kept_session_is_listed_and_opened_again(tiny: Rig) -> None:
     [item] = tiny.json("session", "list")
     assert (item["id"], item["machine"], item["kept"], item["in_use"]) == (session, "tiny", True, False)
     assert session in tiny("session", "list").text
-    for line in ("two", "three"):
-        done = tiny("session", "shell", session, stdin=f"echo {line} >> /root/log; cat /root/log; exit 3\n".encode())
-        assert done.status == 3, done
-    assert done.out == b"one\ntwo\nthree\n"
+    for line, wanted in ((b"two", b"one\ntwo\n"), (b"three", b"one\ntwo\nthree\n")):
+        done = tiny("session", "shell", session, stdin=b"echo " + line + b" >> /root/log; cat /root/log; exit 3\n")
+        assert (done.status, done.out) == (3, wanted), done
     assert changes(tiny, session) == {"/root/log": "added"}
 
 
@@ -141,12 +141,19 @@ def test_two_cannot_use_one_kept_session_at_once(tiny: Rig) -> None:
 
 def test_a_commit_is_a_layer_for_machines(tiny: Rig) -> None:
     session = tiny.kept(
-        "echo new > /etc/new; rm /etc/group; rm -r /var/cache/apt; mkdir /var/cache/apt; ln -s /etc/passwd /link; chown 1000:20 /etc/new; chmod 4711 /etc/new"
+        "echo new > /etc/new; rm /etc/group; rm -r /var/cache/apt; mkdir /var/cache/apt; ln -s /etc/passwd /link;"
+        " chown 1000:20 /etc/new; chmod 4711 /etc/new"
     )
     document = tiny.json("session", "commit", session, "mine")
     assert document["name"] == "mine"
-    tiny.define(TINY + '[machines.child]\nfrom = "layer:mine"\n[machines.more]\nfrom = "layer:mine"\nscripts = ["echo made > /made; cat /etc/new > /copy"]\n')
-    done = tiny.run("cat /etc/new; stat -c '%u %g %a' /etc/new; ls /etc/group /var/cache/apt; readlink /link", machine="child")
+    tiny.define(
+        TINY
+        + '[machines.child]\nfrom = "layer:mine"\n'
+        + '[machines.more]\nfrom = "layer:mine"\nscripts = ["echo made > /made; cat /etc/new > /copy"]\n'
+    )
+    done = tiny.run(
+        "cat /etc/new; stat -c '%u %g %a' /etc/new; ls /etc/group /var/cache/apt; readlink /link", machine="child"
+    )
     assert done.text == "new\n1000 20 4711\n/var/cache/apt:\n/etc/passwd\n"
     assert tiny.run("cat /made /copy /etc/motd", machine="more").text == "made\nnew\none\ntwo\nthree\n"
     assert "mine" in tiny("layer", "list").text

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from rig import Rig
+    from system.rig import Rig
 
 HUNDRED_MB = 100_000_000
 
@@ -50,7 +50,9 @@ def test_what_a_child_in_the_background_wrote_before_the_end(tiny: Rig) -> None:
 
 @pytest.mark.parametrize("user", ["root", "user"])
 def test_the_names_of_the_streams_work(tiny: Rig, user: str) -> None:
-    done = tiny.run("echo a > /dev/stdout; echo b > /dev/stderr; echo c >> /proc/self/fd/1; echo d | tee /dev/stderr", "-u", user)
+    done = tiny.run(
+        "echo a > /dev/stdout; echo b > /dev/stderr; echo c >> /proc/self/fd/1; echo d | tee /dev/stderr", "-u", user
+    )
     assert done.out == b"a\nc\nd\n"
     assert done.err == b"b\nd\n"
 

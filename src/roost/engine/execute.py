@@ -111,13 +111,22 @@ class Running:
             def child() -> None:
                 runner.die_with_parent()
                 os.close(go_w)
-                _child(self._spec, go=go_r, filters=filters, fds=fds, messages=messages, problem=problem_w)
+                _child(
+                    self._spec,
+                    group=self._group,
+                    go=go_r,
+                    filters=filters,
+                    fds=fds,
+                    messages=messages,
+                    problem=problem_w,
+                )
 
             self._pid = runner.fork(child, new_pid_namespace=True)
             self._pidfd = os.pidfd_open(self._pid)
             self._stack.callback(os.close, self._pidfd)
-            cgroups.enter(self._group, self._pid)  # takes a while: meanwhile the child mounts
+            cgroups.enter(self._group, self._pid)  # may take a while: meanwhile the child mounts
             os.write(go_w, b"g")
+            cgroups.hasten(self._group)
         self._problem = problem_r
         self._poller.register(control, selectors.EVENT_READ, self._on_control)
         self._poller.register(self._pidfd, selectors.EVENT_READ, None)
@@ -266,11 +275,18 @@ def _read_all(fd: int) -> bytes:
 
 
 def _child(
-    spec: Spec, *, go: int, filters: Sequence[bytes], fds: Sequence[int], messages: int, problem: int
+    spec: Spec,
+    *,
+    group: cgroups.Group,
+    go: int,
+    filters: Sequence[bytes],
+    fds: Sequence[int],
+    messages: int,
+    problem: int,
 ) -> None:
     """In the child: becomes nspawn, or tells the parent why not."""
     try:
-        become_nspawn(spec, go=go, filters=filters, fds=fds, messages=messages)
+        become_nspawn(spec, group=group, go=go, filters=filters, fds=fds, messages=messages)
     except (OSError, Error) as e:
         error = describe(e) if isinstance(e, OSError) else e
         os.write(problem, f"{error.brief}\0{error.hint}".encode()[:4096])

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING
 
 from roost.engine.spec import nspawn_argv
 from roost.errors import HostError
-from roost.host import idmap, runner, syscalls
+from roost.host import cgroups, idmap, runner, syscalls
 from roost.session.overlay import Overlay, lower_names, mount_overlay
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from roost.engine.spec import Overlaid, Spec
+    from roost.host.cgroups import Group
     from roost.host.idmap import Extent
 
 LISTEN_FIRST = 3  # sd_listen_fds(3): SD_LISTEN_FDS_START
@@ -161,13 +162,16 @@ def account(user: str) -> tuple[int, int, str]:
     return number, number, "/" if number else "/root"
 
 
-def become_nspawn(spec: Spec, *, go: int, filters: Sequence[bytes], fds: Sequence[int], messages: int) -> None:
+def become_nspawn(
+    spec: Spec, *, group: Group, go: int, filters: Sequence[bytes], fds: Sequence[int], messages: int
+) -> None:
     """Turns this process, number 1 of its pid namespace, into nspawn with ``fds`` passed on to the payload.
 
     ``messages`` takes nspawn's own words. Returns, or raises OSError or HostError, only when it could not; it waits for
     a byte from ``go`` before nspawn starts, and gives up at its end.
     """
     mount_all(spec)
+    cgroups.show(group)
     _place_files(spec)
     # nspawn keeps locks and sockets by machine name there: ours are private, so names never clash and nothing is left
     os.makedirs("/run/systemd/nspawn", exist_ok=True)

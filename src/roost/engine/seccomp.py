@@ -88,10 +88,10 @@ def _capture(spec: Spec) -> list[str]:
 
 def _stock(spec: Spec, group: cgroups.Group, output: int) -> None:
     runner.die_with_parent()
-    cgroups.enter(group)
     syscalls.unshare(syscalls.CLONE_NEWNS)
     syscalls.mount("none", "/", flags=syscalls.MS_REC | syscalls.MS_PRIVATE)
     syscalls.mount("proc", "/proc", "proc")
+    cgroups.show(group)
     os.makedirs("/run/systemd/nspawn", exist_ok=True)
     for place in ("/run/systemd/nspawn", spec.mount_point):
         syscalls.mount("roost", place, "tmpfs", options="mode=0755")

@@ -1,7 +1,8 @@
 """A control group for each session: its limits, and a place of its own for nspawn's bookkeeping.
 
-nspawn with --keep-unit makes the groups ``payload`` and ``supervisor`` below the one it was started in and leaves them
-there. Started in a group of the session's own, they go with it.
+nspawn with --keep-unit makes the groups ``payload`` and ``supervisor`` below the one it was started in, moves there, and
+leaves them behind. So in its private mount namespace a group of the session's own is shown in place of that one, and
+they go with it. That is quicker than entering the group: moving a process waits for an RCU grace period.
 """
 
 from __future__ import annotations
@@ -13,13 +14,21 @@ import time
 
 from msgspec import Struct
 
+from roost.host import syscalls
+
 MOUNT = "/sys/fs/cgroup"
 
 
 class Group(Struct, frozen=True):
-    """The directories of one control group, one in each hierarchy that it is in; ``notes`` say what is not enforced."""
+    """One control group. ``paths``: its directories, one in each hierarchy; ``notes`` say what is not enforced.
+
+    ``shown``: (directory, where it is to be shown instead of this process's own group). ``limits``: the directories of
+    those hierarchies that have to be entered, as nspawn does not move there.
+    """
 
     paths: tuple[str, ...]
+    shown: tuple[tuple[str, str], ...] = ()
+    limits: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
 
@@ -31,23 +40,25 @@ def create(name: str, *, memory: int | None = None, cpus: float | None = None, t
     own = _own_groups()
     wanted = {"memory": memory, "cpu": cpus, "pids": tasks}
     limits = {controller: value for controller, value in wanted.items() if value is not None}
-    paths: list[str] = []
-    notes: list[str] = []
     unified = "unified" if os.path.isdir(f"{MOUNT}/unified") else ""
-    if "" in own and (path := _make(unified, own[""], name)):
-        paths.append(path)
-        if not unified:
-            notes += _limit_unified(path, limits)
-            return Group(tuple(paths), tuple(notes))
-    if "name=systemd" in own and (path := _make("systemd", own["name=systemd"], name)):
-        paths.append(path)
+    shown = []
+    for hierarchy, controller in ((unified, ""), ("systemd", "name=systemd")):
+        if controller in own and (path := _make(hierarchy, own[controller], name)):
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(f"{path}/{name}")  # see show()
+            shown.append((path, os.path.dirname(path)))
+    paths = [path for path, _ in shown]
+    if shown and not unified and "name=systemd" not in own:
+        return Group(tuple(paths), tuple(shown), (), tuple(_limit_unified(paths[0], limits)))
+    entered: list[str] = []
+    notes: list[str] = []
     for controller, value in limits.items():
-        path = _make(controller, own.get(controller, ""), name) if controller in own else None
+        path = _make(controller, own[controller], name) if controller in own else None
         if path is None or not _limit_legacy(path, controller, value):
             notes.append(f"this host cannot enforce the limit on {_WORDS[controller]}")
         if path is not None:
-            paths.append(path)
-    return Group(tuple(paths), tuple(notes))
+            entered.append(path)
+    return Group((*paths, *entered), tuple(shown), tuple(entered), tuple(notes))
 
 
 _WORDS = {"memory": "memory", "cpu": "cpus", "pids": "tasks"}
@@ -109,13 +120,38 @@ def _write_all(path: str, settings: dict[str, str]) -> bool:
 
 
 def enter(group: Group, pid: int = 0) -> None:
-    """Moves a process (0: this one) into the group."""
-    for path in group.paths:
+    """Moves a process (0: this one) to where its limits are."""
+    for path in group.limits:
         fd = os.open(f"{path}/cgroup.procs", os.O_WRONLY | os.O_CLOEXEC)
         try:
             os.write(fd, str(pid).encode())
         finally:
             os.close(fd)
+
+
+def hasten(group: Group) -> None:
+    """Begins the wait that a process's move to another group needs, so that nspawn, a little later, finds it over.
+
+    A move waits for an RCU grace period (percpu_down_write of cgroup_threadgroup_rwsem, kernel/cgroup/cgroup.c), 3 to
+    10 ms, unless another move was just before. This one, of this process to where it is, changes nothing.
+    """
+    for _, place in group.shown[:1]:
+        with contextlib.suppress(OSError):
+            fd = os.open(f"{place}/cgroup.procs", os.O_WRONLY | os.O_CLOEXEC)
+            try:
+                os.write(fd, b"0")
+            finally:
+                os.close(fd)
+
+
+def show(group: Group) -> None:
+    """In a private mount namespace: lets the group stand where this process's own is.
+
+    And, in itself, where it really is: once moved, nspawn asks the kernel for its group, and is told the true name.
+    """
+    for path, place in group.shown:
+        syscalls.mount(path, place, flags=syscalls.MS_BIND)
+        syscalls.mount(place, path, flags=syscalls.MS_BIND)
 
 
 def out_of_memory(group: Group) -> bool:
