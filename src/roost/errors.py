@@ -75,3 +75,18 @@ class StepError(Error):
         super().__init__(brief, details=details, hint=hint)
         self.step = step
         self.log = log
+
+
+def to_parts(error: Error) -> list[str]:
+    """An error as plain text, to be carried from one process to another."""
+    more = [error.step, error.log] if isinstance(error, StepError) else []
+    return [type(error).__name__, error.brief, error.details, error.hint, *more]
+
+
+def from_parts(parts: list[str]) -> Error:
+    """The error that ``to_parts`` took apart."""
+    name, brief, details, hint, *more = parts
+    if more:
+        return StepError(brief, step=more[0], log=more[1], details=details, hint=hint)
+    kind: type[Error] = globals().get(name, Error)
+    return kind(brief, details=details, hint=hint)

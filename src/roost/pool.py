@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from msgspec import Struct
 
-from roost.errors import Error, HostError, StepError
+from roost.errors import Error, HostError, from_parts, to_parts
 from roost.events import Event
 from roost.host import runner
 
@@ -120,7 +120,7 @@ class _Child:
             elif kind == _INTERRUPTED:
                 self.answer = Done(key=self.job.key, interrupted=True)
             else:
-                self.answer = Done(key=self.job.key, error=_revive(msgspec.msgpack.decode(payload)))
+                self.answer = Done(key=self.job.key, error=from_parts(msgspec.msgpack.decode(payload)))
         return bool(block)
 
     def finish(self) -> Done:
@@ -146,8 +146,7 @@ def _serve(job: Job, writer: int, stop: int, parent: int) -> None:
     try:
         value = job.work(lambda event: send(_EVENT, event), stop)
     except Error as e:
-        more = [e.step, e.log] if isinstance(e, StepError) else []
-        send(_ERROR, [type(e).__name__, e.brief, e.details, e.hint, *more])
+        send(_ERROR, to_parts(e))
     except OSError as e:
         where = f": {os.fsdecode(e.filename)}" if isinstance(e.filename, str | bytes) else ""
         send(_ERROR, ["HostError", f"{e.strerror}{where}", "", "see `roost doctor`"])
@@ -170,16 +169,6 @@ def _watch_parent(parent: int) -> None:
     runner.die_with_parent(signal.SIGTERM)
     if os.getppid() != parent:
         raise Interrupted
-
-
-def _revive(parts: list[str]) -> Error:
-    from roost import errors  # by name, for this one look-up
-
-    name, brief, details, hint, *more = parts
-    if more:
-        return StepError(brief, step=more[0], log=more[1], details=details, hint=hint)
-    kind: type[Error] = getattr(errors, name, Error)
-    return kind(brief, details=details, hint=hint)
 
 
 class Pool:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import msgspec
 from msgspec import Struct
 
-from roost.errors import CommandError, Error, HostError
+from roost.errors import CommandError, Error, HostError, from_parts, to_parts
 from roost.host import syscalls
 
 if TYPE_CHECKING:
@@ -242,7 +242,7 @@ def in_child(function: Callable[[], Any]) -> Any:
         try:
             answer["value"] = function()
         except Error as e:
-            answer["error"] = [type(e).__name__, e.brief, e.details, e.hint]
+            answer["error"] = to_parts(e)
         except OSError as e:
             answer["oserror"] = [
                 e.errno,
@@ -263,15 +263,8 @@ def in_child(function: Callable[[], Any]) -> Any:
     if "oserror" in answer:
         raise OSError(*answer["oserror"])
     if "error" in answer:
-        raise _revive(*answer["error"])
+        raise from_parts(answer["error"])
     return answer["value"]
-
-
-def _revive(name: str, brief: str, details: str, hint: str) -> Error:
-    from roost import errors  # by name, for this one look-up
-
-    kind = getattr(errors, name, Error)
-    return (Error if kind is errors.StepError else kind)(brief, details=details, hint=hint)
 
 
 def die_with_parent(sig: int = signal.SIGKILL) -> None:
