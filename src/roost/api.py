@@ -15,7 +15,7 @@ from msgspec import Struct
 from roost import facts
 from roost import plan as planner
 from roost.definition import load as load_definition
-from roost.errors import DefinitionError, Error, HostError, StoreError
+from roost.errors import DefinitionError, Error, HostError, Interrupted, StoreError
 from roost.events import ignore
 from roost.store import SessionRecord, Store, run_id
 
@@ -142,6 +142,9 @@ class Manager:
         if plan.to_build:
             errors = self._builder(jobs, keep_failed=keep_failed).build(plan)
         self._remember(plan)
+        stop = self._watch.stop
+        if stop is not None and stop.level and not all(self.store.has(layer.digest) for layer in plan.to_build):
+            raise Interrupted("interrupted while layers were made", hint="what was finished stays; the same command goes on")
         return plan, errors
 
     def _builder(self, jobs: int | None, *, keep_failed: bool) -> Builder:

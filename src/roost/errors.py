@@ -9,7 +9,8 @@ The library raises, it never exits; ``roost.cli`` alone prints an error and turn
     ├── StoreError            6   layers, sessions and results on disk
     ├── BusyError             7   somebody else holds it
     ├── NetworkDown           9   a mirror cannot be reached
-    └── StepError            10   a layer's step failed
+    ├── StepError            10   a layer's step failed
+    └── Interrupted         130   somebody asked for an end
 """
 
 from __future__ import annotations
@@ -75,6 +76,12 @@ class StepError(Error):
         super().__init__(brief, details=details, hint=hint)
         self.step = step
         self.log = log
+
+
+class Interrupted(Error):
+    """Somebody asked for an end before the work was done."""
+
+    exit_code = 130
 
 
 def to_parts(error: Error) -> list[str]:

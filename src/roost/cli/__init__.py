@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
 FAILED_TO_RUN = 125  # of `run` and `shell`: Roost's own failure, as env(1), timeout(1) and docker have it
-INTERRUPTED = 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -21,7 +20,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # msgspec looks there for what typing has since 3.11; where it is installed, that alone takes 7 ms
     sys.modules.setdefault("typing_extensions", None)  # type: ignore[arg-type]
     from roost.cli.parser import parse
-    from roost.errors import Error, HostError
+    from roost.errors import Error, HostError, Interrupted
 
     arguments = sys.argv[1:] if argv is None else list(argv)
     for stream in (sys.stdout, sys.stderr):
@@ -37,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         text = error_text(e, style=style_of(sys.stderr, os.environ), width=terminal_width(sys.stderr))
         print(text.rstrip("\n"), file=sys.stderr)
-        return FAILED_TO_RUN if options.runs else e.exit_code
+        return FAILED_TO_RUN if options.runs and not isinstance(e, Interrupted) else e.exit_code
     except BrokenPipeError:  # whoever read our output has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + 13
@@ -47,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return FAILED_TO_RUN if options.runs else HostError.exit_code
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
-        return INTERRUPTED
+        return Interrupted.exit_code
     return status
 
 

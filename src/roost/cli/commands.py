@@ -150,7 +150,7 @@ def _verb(layer: LayerPlan) -> Painted:
 def build(options: argparse.Namespace) -> int:
     """``roost build``."""
     began = time.monotonic()
-    with watched(options) as (watch, stop):
+    with watched(options) as (watch, _):
         manager = roost.Manager(definition(options), state=options.state, watch=watch)
         for cleared in manager.prepare():
             say(f"cleared what a killed process left: {cleared}")
@@ -158,12 +158,7 @@ def build(options: argparse.Namespace) -> int:
     layers = [{"name": x.name, "digest": x.digest, "made": x.verb == "build", "reason": x.reason} for x in made.layers]
     if options.json:
         print_json({"layers": layers, "seconds": round(time.monotonic() - began, 3)})
-    if stop.level:
-        from roost.cli import INTERRUPTED
-
-        say("interrupted: what was half made is gone, what was made stays")
-        return INTERRUPTED
-    if not options.json:
+    if not options.json and not options.quiet:
         new = len(made.to_build)
         what = (
             f"{new} {'layer' if new == 1 else 'layers'} made in {duration(time.monotonic() - began)}"
