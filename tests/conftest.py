@@ -128,6 +128,15 @@ def _things() -> Things:
     return Things(mounts, loops, {f"network link {name}" for name in os.listdir("/sys/class/net")})
 
 
+def _descriptors() -> set[str]:
+    """What this process has open; a number alone would be another file a moment later."""
+    found = set()
+    for name in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):
+            found.add(f"open file {name} {os.readlink(f'/proc/self/fd/{name}')}")
+    return {text for text in found if "/proc/" not in text}
+
+
 def held_locks(states: list[str]) -> set[str]:
     """Lock files below state directories that somebody holds."""
     found = set()
@@ -159,11 +168,12 @@ def states() -> list[str]:
 def nothing_left(group: Group, states: list[str]) -> Iterator[None]:
     """Fails a test that leaves a process, mount, loop device, link, control group or lock behind."""
     before = _things()
+    open_before = _descriptors()
 
     def left() -> set[str]:
         now = _things()
         new = set().union(*(new - old for new, old in zip(now, before, strict=True)))
-        return new | group.processes() | group.below() | held_locks(states)
+        return new | group.processes() | group.below() | held_locks(states) | (_descriptors() - open_before)
 
     yield
     deadline = time.monotonic() + PATIENCE

@@ -154,14 +154,21 @@ def wait_for(what: Any, seconds: float = 10.0) -> Any:
 
 def pick(manager: int, victim: str) -> int:
     """A process of a running build or run."""
-    tree = below(manager)
     if victim == "manager":
         return manager
     if victim == "job":
-        return tree[0]
-    names = {pid: Path(f"/proc/{pid}/comm").read_text().strip() for pid in tree}
+        return below(manager)[0]
     wanted = {"nspawn": "systemd-nspawn", "init": "roost-init", "inside": "sleep"}[victim]
-    return next(pid for pid, name in names.items() if name == wanted)
+    found: int = wait_for(lambda: next((pid for pid in below(manager) if name_of(pid) == wanted), 0))
+    return found
+
+
+def name_of(pid: int) -> str:
+    """What ps calls a process; nothing when it has gone."""
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except OSError:
+        return ""
 
 
 def below(pid: int) -> list[int]:

@@ -121,12 +121,11 @@ class Running:
                     problem=problem_w,
                 )
 
-            self._pid = runner.fork(child, new_pid_namespace=True)
+            self._pid, born = runner.fork_into(child, self._group.born)
             self._pidfd = os.pidfd_open(self._pid)
             self._stack.callback(os.close, self._pidfd)
-            cgroups.enter(self._group, self._pid)  # may take a while: meanwhile the child mounts
+            cgroups.enter(self._group, self._pid, born=born)
             os.write(go_w, b"g")
-            cgroups.hasten(self._group)
         self._problem = problem_r
         self._poller.register(control, selectors.EVENT_READ, self._on_control)
         self._poller.register(self._pidfd, selectors.EVENT_READ, None)

@@ -171,12 +171,15 @@ def become_nspawn(
     a byte from ``go`` before nspawn starts, and gives up at its end.
     """
     mount_all(spec)
-    cgroups.show(group)
     _place_files(spec)
+    _write("moves", b"")
+    cgroups.mask(group, "moves")
     # nspawn keeps locks and sockets by machine name there: ours are private, so names never clash and nothing is left
     os.makedirs("/run/systemd/nspawn", exist_ok=True)
     syscalls.mount("roost", "/run/systemd/nspawn", "tmpfs", options="mode=0755")
     env = {"LISTEN_FDS": str(len(fds)), "LISTEN_PID": "1", "SYSTEMD_NSPAWN_TMPFS_TMP": "1" if spec.tmpfs_tmp else "0"}
+    if group.born:  # cgroup v2 inside wherever the host has it: else nspawn copies the group to v1, and waits for the move
+        env["SYSTEMD_NSPAWN_UNIFIED_HIERARCHY"] = "1"
     if filters:
         env["SYSTEMD_SECCOMP"] = "0"
     for program in filters:

@@ -69,7 +69,8 @@ def _capture(spec: Spec) -> list[str]:
     """
     reader, writer = os.pipe()
     group = cgroups.create(f"roost-seccomp-{os.getpid()}")
-    pid = runner.fork(lambda: _stock(spec, group, writer), new_pid_namespace=True)
+    pid, born = runner.fork_into(lambda: _stock(spec, group, writer), group.born)
+    cgroups.enter(group, pid, born=born)
     try:
         os.close(writer)
         said = os.read(reader, 4096)
@@ -91,10 +92,12 @@ def _stock(spec: Spec, group: cgroups.Group, output: int) -> None:
     syscalls.unshare(syscalls.CLONE_NEWNS)
     syscalls.mount("none", "/", flags=syscalls.MS_REC | syscalls.MS_PRIVATE)
     syscalls.mount("proc", "/proc", "proc")
-    cgroups.show(group)
     os.makedirs("/run/systemd/nspawn", exist_ok=True)
     for place in ("/run/systemd/nspawn", spec.mount_point):
         syscalls.mount("roost", place, "tmpfs", options="mode=0755")
+    moves = f"{spec.mount_point}/moves"
+    os.close(os.open(moves, os.O_CREAT | os.O_WRONLY, 0o600))
+    cgroups.mask(group, moves)
     tree = f"{spec.mount_point}/tree"
     os.makedirs(f"{tree}/usr")
     argv = ["systemd-nspawn", "--quiet", "--keep-unit", "--register=no", "--settings=no", f"--directory={tree}"]

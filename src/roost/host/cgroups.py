@@ -1,8 +1,10 @@
-"""A control group for each session: its limits, and a place of its own for nspawn's bookkeeping.
+"""A control group for each session: for its limits, for its account of memory, and so that nspawn leaves nothing.
 
-nspawn with --keep-unit makes the groups ``payload`` and ``supervisor`` below the one it was started in, moves there, and
-leaves them behind. So in its private mount namespace a group of the session's own is shown in place of that one, and
-they go with it. That is quicker than entering the group: moving a process waits for an RCU grace period.
+A move between groups waits for an RCU grace period (percpu_down_write in cgroup_attach_lock, kernel/cgroup/cgroup.c): 3
+to 10 ms. So a session's first process is born in its group (clone3 with CLONE_INTO_CGROUP). And nspawn, which with
+--keep-unit moves itself and its payload to groups ``supervisor`` and ``payload`` below its own, finds them there with
+something else in the place of ``cgroup.procs``: both stay in the session's group, which ends up as the root of the
+container's control group namespace, as ``payload`` would.
 """
 
 from __future__ import annotations
@@ -19,17 +21,22 @@ from roost.host import syscalls
 MOUNT = "/sys/fs/cgroup"
 
 
-class Group(Struct, frozen=True):
-    """One control group. ``paths``: its directories, one in each hierarchy; ``notes`` say what is not enforced.
+class Group(Struct, frozen=True, kw_only=True):
+    """One control group, a directory in each hierarchy.
 
-    ``shown``: (directory, where it is to be shown instead of this process's own group). ``limits``: the directories of
-    those hierarchies that have to be entered, as nspawn does not move there.
+    ``born``: the one of cgroup v2, empty where there is none. ``entered``: those that a process has to be moved to.
+    ``nspawn``: those where nspawn keeps its two groups. ``notes`` say which limits are not enforced.
     """
 
-    paths: tuple[str, ...]
-    shown: tuple[tuple[str, str], ...] = ()
-    limits: tuple[str, ...] = ()
+    born: str = ""
+    entered: tuple[str, ...] = ()
+    nspawn: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """All its directories."""
+        return tuple(dict.fromkeys((*self.nspawn, *self.entered, *((self.born,) if self.born else ()))))
 
 
 def create(name: str, *, memory: int | None = None, cpus: float | None = None, tasks: int | None = None) -> Group:
@@ -40,27 +47,30 @@ def create(name: str, *, memory: int | None = None, cpus: float | None = None, t
     own = _own_groups()
     wanted = {"memory": memory, "cpu": cpus, "pids": tasks}
     limits = {controller: value for controller, value in wanted.items() if value is not None}
-    unified = "unified" if os.path.isdir(f"{MOUNT}/unified") else ""
-    shown = []
-    for hierarchy, controller in ((unified, ""), ("systemd", "name=systemd")):
-        if controller in own and (path := _make(hierarchy, own[controller], name)):
+    hybrid = os.path.isdir(f"{MOUNT}/unified")
+    born = (_make("unified" if hybrid else "", own[""], name) if "" in own else None) or ""
+    nspawn = [born] if born else []
+    if "name=systemd" in own:  # with both, nspawn uses the path of the one in the other too
+        nspawn += filter(None, [_make("systemd", own["" if born else "name=systemd"], name)])
+    for path in nspawn:
+        for part in _NSPAWN:
             with contextlib.suppress(FileExistsError):
-                os.mkdir(f"{path}/{name}")  # see show()
-            shown.append((path, os.path.dirname(path)))
-    paths = [path for path, _ in shown]
-    if shown and not unified and "name=systemd" not in own:
-        return Group(tuple(paths), tuple(shown), (), tuple(_limit_unified(paths[0], limits)))
-    entered: list[str] = []
+                os.mkdir(f"{path}/{part}", 0o755)
+    entered = [] if born else list(nspawn)
     notes: list[str] = []
+    if born and not hybrid:
+        notes += _limit_unified(born, limits)
+        limits = {}
     for controller, value in limits.items():
-        path = _make(controller, own[controller], name) if controller in own else None
-        if path is None or not _limit_legacy(path, controller, value):
+        limited = _make(controller, own[controller], name) if controller in own else None
+        if limited is None or not _limit_legacy(limited, controller, value):
             notes.append(f"this host cannot enforce the limit on {_WORDS[controller]}")
-        if path is not None:
-            entered.append(path)
-    return Group((*paths, *entered), tuple(shown), tuple(entered), tuple(notes))
+        if limited is not None:
+            entered.append(limited)
+    return Group(born=born, entered=tuple(entered), nspawn=tuple(nspawn), notes=tuple(notes))
 
 
+_NSPAWN = ("payload", "supervisor")
 _WORDS = {"memory": "memory", "cpu": "cpus", "pids": "tasks"}
 
 
@@ -119,9 +129,9 @@ def _write_all(path: str, settings: dict[str, str]) -> bool:
     return True
 
 
-def enter(group: Group, pid: int = 0) -> None:
-    """Moves a process (0: this one) to where its limits are."""
-    for path in group.limits:
+def enter(group: Group, pid: int, *, born: bool) -> None:
+    """Moves a process to where the group's limits are; to all of the group unless it was born in it."""
+    for path in group.entered if born or not group.born else (*group.entered, group.born):
         fd = os.open(f"{path}/cgroup.procs", os.O_WRONLY | os.O_CLOEXEC)
         try:
             os.write(fd, str(pid).encode())
@@ -129,29 +139,11 @@ def enter(group: Group, pid: int = 0) -> None:
             os.close(fd)
 
 
-def hasten(group: Group) -> None:
-    """Begins the wait that a process's move to another group needs, so that nspawn, a little later, finds it over.
-
-    A move waits for an RCU grace period (percpu_down_write of cgroup_threadgroup_rwsem, kernel/cgroup/cgroup.c), 3 to
-    10 ms, unless another move was just before. This one, of this process to where it is, changes nothing.
-    """
-    for _, place in group.shown[:1]:
-        with contextlib.suppress(OSError):
-            fd = os.open(f"{place}/cgroup.procs", os.O_WRONLY | os.O_CLOEXEC)
-            try:
-                os.write(fd, b"0")
-            finally:
-                os.close(fd)
-
-
-def show(group: Group) -> None:
-    """In a private mount namespace: lets the group stand where this process's own is.
-
-    And, in itself, where it really is: once moved, nspawn asks the kernel for its group, and is told the true name.
-    """
-    for path, place in group.shown:
-        syscalls.mount(path, place, flags=syscalls.MS_BIND)
-        syscalls.mount(place, path, flags=syscalls.MS_BIND)
+def mask(group: Group, file: str) -> None:
+    """In a private mount namespace: lets nspawn's moves be written to ``file``, an empty one, instead of being made."""
+    for path in group.nspawn:
+        for part in _NSPAWN:
+            syscalls.mount(file, f"{path}/{part}/cgroup.procs", flags=syscalls.MS_BIND)
 
 
 def out_of_memory(group: Group) -> bool:
@@ -196,4 +188,4 @@ def find(prefix: str) -> list[Group]:
             for name in os.listdir(parent):
                 if name.startswith(prefix):
                     found.setdefault(name, []).append(f"{parent}/{name}")
-    return [Group(tuple(paths)) for paths in found.values()]
+    return [Group(entered=tuple(paths)) for paths in found.values()]
