@@ -52,7 +52,12 @@ def command(*argv: str, **env: str) -> Callable[[], object]:
     environment = {**os.environ, **env}
     environment.pop("PYTHONDONTWRITEBYTECODE", None)
     return lambda: subprocess.run(
-        argv, check=True, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        argv,
+        check=True,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
     )
 
 
@@ -84,7 +89,13 @@ def sessions(manager: roost.Manager, tree: str) -> None:
     pair("session through the API / nspawn", session, bare, runs=40, most=0.5)
     cli = command(str(BIN / "roost"), "-f", str(manager.definition.path), "run", "bookworm", "--", "/bin/true")  # type: ignore[union-attr]
     pair("session through the command / nspawn", cli, bare, runs=30, most=1.5)
-    pair("session through the API / nspawn -x (copies the tree)", session, command(*BARE, "-x", "-D", tree, "/bin/true"), runs=3, most=0.05)
+    pair(
+        "session through the API / nspawn -x (copies the tree)",
+        session,
+        command(*BARE, "-x", "-D", tree, "/bin/true"),
+        runs=3,
+        most=0.05,
+    )
     with tempfile.TemporaryDirectory(dir=manager.store.state) as scratch:
         archive = f"{scratch}/tree.tar"
         subprocess.run(["tar", "-C", tree, "-cf", archive, "."], check=True)
@@ -102,7 +113,10 @@ def start(manager: roost.Manager) -> None:
         mine.append(timed(lister))
         other.append(timed(bare))
     over = statistics.median(mine) - statistics.median(other)
-    print(f"{'roost list, over the bare interpreter':58} {over:8.1f} {'':8} ms {'':7}  <= 45    {'ok' if over <= 45 else 'OVER'}", flush=True)
+    print(
+        f"{'roost list, over the bare interpreter':58} {over:8.1f} {'':8} ms {'':7}  <= 45    {'ok' if over <= 45 else 'OVER'}",
+        flush=True,
+    )
 
 
 def many(definition: str, state: str) -> None:
@@ -144,8 +158,15 @@ def bases(definition: str) -> None:
             other.append(timed(mmdebstrap))
             shutil.rmtree(plain)
         a, b, c = (statistics.median(figures) / 1000 for figures in (cold, other, warm))
-        print(f"{'base, nothing cached / plain mmdebstrap':58} {a:8.1f} {b:8.1f} s  {a / b:7.3f}  <= 1.1   {'ok' if a / b <= 1.1 else 'OVER'}")
+        print(
+            f"{'base, nothing cached / plain mmdebstrap':58} {a:8.1f} {b:8.1f} s  {a / b:7.3f}  <= 1.1   {'ok' if a / b <= 1.1 else 'OVER'}"
+        )
         print(f"{'base, packages cached / plain mmdebstrap':58} {c:8.1f} {b:8.1f} s  {c / b:7.3f}", flush=True)
+
+
+def groups() -> set[str]:
+    """The control groups that bare nspawn leaves behind."""
+    return {str(path) for part in ("payload", "supervisor") for path in Path("/sys/fs/cgroup").glob(f"*/{part}")}
 
 
 def main() -> int:
@@ -153,6 +174,17 @@ def main() -> int:
     if os.geteuid() != 0:
         print("bench: run it as root", file=sys.stderr)
         return 1
+    before = groups()
+    try:
+        measure()
+    finally:
+        for path in groups() - before:
+            os.rmdir(path)
+    return 0
+
+
+def measure() -> None:
+    """All tables."""
     with tempfile.TemporaryDirectory() as scratch:
         definition = f"{scratch}/roost.toml"
         Path(definition).write_text(DEFINITION, encoding="utf-8")
@@ -168,7 +200,6 @@ def main() -> int:
             bases(definition)
     own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     print(f"(this process: {own / 1024:.0f} MiB at most)")
-    return 0
 
 
 if __name__ == "__main__":

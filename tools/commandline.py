@@ -88,11 +88,15 @@ def _verbs(top: argparse.ArgumentParser) -> list[tuple[str, str, argparse.Argume
 def _verb(words: tuple[str, ...], summary: str, below: argparse.ArgumentParser, shared: set[str]) -> Verb:
     positionals = tuple(_positional(action) for action in below._actions if not action.option_strings)
     options = tuple(
-        _option(action) for action in _options(below) if action.dest != "help" and action.option_strings[-1] not in shared
+        _option(action)
+        for action in _options(below)
+        if action.dest != "help" and action.option_strings[-1] not in shared
     )
     values = [f"{p.value} ..." if p.many else p.value for p in positionals]
     values = [value if p.needed else f"[{value}]" for value, p in zip(values, positionals, strict=True)]
-    usage = (below.usage or " ".join(["roost", *words, *(["[options]"] if options else []), *values])).removeprefix("roost ")
+    usage = (below.usage or " ".join(["roost", *words, *(["[options]"] if options else []), *values])).removeprefix(
+        "roost "
+    )
     return Verb(words, summary, usage, positionals, options, bool(below.get_default("takes_command")))
 
 
@@ -108,7 +112,9 @@ def _option(action: argparse.Action) -> Option:
 
 
 def _positional(action: argparse.Action) -> Positional:
-    return Positional(str(action.metavar), action.nargs not in ("?", "*"), action.nargs in ("*", "+"), action.help or "")
+    return Positional(
+        str(action.metavar), action.nargs not in ("?", "*"), action.nargs in ("*", "+"), action.help or ""
+    )
 
 
 def _stands_alone(name: str) -> bool:

@@ -53,7 +53,11 @@ def _positional_kind(verb: Verb) -> str:
 
 def bash(line: CommandLine) -> str:
     """A function for bash's own `complete`: it needs no bash-completion."""
-    valued = [o for o in {o.names: o for v in line.verbs for o in (*line.common, *v.options)}.values() if o.value and not o.bare]
+    valued = [
+        o
+        for o in {o.names: o for v in line.verbs for o in (*line.common, *v.options)}.values()
+        if o.value and not o.bare
+    ]
     kinds: dict[str, list[str]] = {}
     for option in valued:
         kinds.setdefault(_kind(option), []).extend(option.names)
@@ -63,7 +67,8 @@ def bash(line: CommandLine) -> str:
         for verb in line.verbs
     )
     groups = "".join(
-        f"        {name}) words='{' '.join(v.words[1] for v in line.verbs if v.words[0] == name)}' ;;\n" for name in line.groups
+        f"        {name}) words='{' '.join(v.words[1] for v in line.verbs if v.words[0] == name)}' ;;\n"
+        for name in line.groups
     )
     first = " ".join(dict.fromkeys(verb.words[0] for verb in line.verbs))
     return BASH.format(

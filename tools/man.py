@@ -35,8 +35,10 @@ STATUS = (
     ("2", "Of the other verbs, and of wrong options: the definition or the command line cannot be used."),
     (
         "3, 4, 6, 7, 9, 10",
-        ("Of the other verbs, in this order: the host lacks something, a program of Roost's own failed, no such thing in the store, "
-        "somebody else uses it, a mirror cannot be reached, a layer's step failed."),
+        (
+            "Of the other verbs, in this order: the host lacks something, a program of Roost's own failed, no such thing in the store, "
+            "somebody else uses it, a mirror cannot be reached, a layer's step failed."
+        ),
     ),
 )
 
@@ -94,7 +96,7 @@ def _option(option: Option) -> str:
 
 
 def _verb(verb: Verb) -> str:
-    text = f".SS \"roost {roff(verb.usage).replace(chr(34), chr(39))}\"\n{_sentence(verb.summary)}\n"
+    text = f'.SS "roost {roff(verb.usage).replace(chr(34), chr(39))}"\n{_sentence(verb.summary)}\n'
     for positional in verb.positionals:
         text += _tagged(f"\\fI{roff(positional.value)}\\fR", _sentence(positional.help))
     return text + "".join(_option(option) for option in verb.options)
@@ -115,7 +117,9 @@ def page(line: CommandLine) -> str:
     text += ".SH ENVIRONMENT\n" + "".join(_tagged(f"\\fB{tag}\\fR", said) for tag, said in ENVIRONMENT)
     text += ".SH FILES\n" + "".join(_tagged(f"\\fI{tag}\\fR", said) for tag, said in FILES)
     text += "\\fB\\-\\-state\\fR moves the last three below one directory.\n"
-    text += ".SH EXAMPLES\n" + "".join(f"{said}:\n.PP\n.RS\n.nf\n{roff(code)}\n.fi\n.RE\n.PP\n" for said, code in EXAMPLES)
+    text += ".SH EXAMPLES\n" + "".join(
+        f"{said}:\n.PP\n.RS\n.nf\n{roff(code)}\n.fi\n.RE\n.PP\n" for said, code in EXAMPLES
+    )
     return text + ".SH SEE ALSO\n\\fBsystemd\\-nspawn\\fR(1), \\fBmmdebstrap\\fR(1), docs/definition.md, docs/api.md\n"
 
 

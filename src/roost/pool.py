@@ -253,4 +253,6 @@ class Pool:
             if runner.reap(child.pid, timeout=max(0.0, deadline - time.monotonic())) is None:
                 os.kill(child.pid, signal.SIGKILL)
                 runner.reap(child.pid)
+            os.close(child.reader)
+            os.close(child.stop)
         self._running.clear()
