@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import weakref
 import zlib
 
 from msgspec import Struct
@@ -30,11 +32,12 @@ class Ranges:
         self._directory = directory
         self._free: list[Range] = []
         self._owner = os.getpid()
+        weakref.finalize(self, _give_up, self._free, directory, self._owner)
 
     def take(self, session: str) -> Range:
         """A range that no other session has, until it is given back. Raises HostError when all are taken."""
         if self._owner != os.getpid():  # forked: what is free is the parent's, to give to one of us only
-            self._free = []
+            self._free.clear()
             self._owner = os.getpid()
         return self._free.pop() if self._free else self._allot(session)
 
@@ -44,11 +47,7 @@ class Ranges:
 
     def close(self) -> None:
         """Gives up the free ranges."""
-        for held in self._free:
-            os.unlink(os.path.join(self._directory, str((held.base - FIRST) // idmap.RANGE)))
-            os.close(held.lock)
-            os.close(held.userns)
-        self._free = []
+        _give_up(self._free, self._directory, self._owner)
 
     def _allot(self, session: str) -> Range:
         """The search starts at a place that the session's name gives, so that sessions seldom meet."""
@@ -60,3 +59,14 @@ class Ranges:
                 base = FIRST + slot * idmap.RANGE
                 return Range(base, lock, idmap.user_namespace(idmap.shifted(base), idmap.shifted(base)))
         raise HostError(f"all {COUNT} id ranges are in use", hint="end some sessions: `roost session list`")
+
+
+def _give_up(free: list[Range], directory: str, owner: int) -> None:
+    if os.getpid() != owner:  # forked: they are the parent's
+        return
+    for held in free:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(os.path.join(directory, str((held.base - FIRST) // idmap.RANGE)))
+        os.close(held.lock)
+        os.close(held.userns)
+    free.clear()
