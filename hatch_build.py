@@ -17,7 +17,7 @@ FLAGS = ("-std=gnu11", "-O2", "-static", "-s", "-Wall", "-Wextra", "-fstack-prot
 class InitBuildHook(BuildHookInterface):  # type: ignore[type-arg]  # hatchling is not typed here
     """Runs the C compiler ($CC, default gcc) for wheels and editable installs; a source archive needs none."""
 
-    def initialize(self, version: str, build_data: dict[str, Any]) -> None:
+    def initialize(self, version: str, build_data: dict[str, Any]) -> None:  # noqa: ARG002  # the interface
         if self.target_name != "wheel":
             return
         engine = Path(self.root, "src", "roost", "engine")

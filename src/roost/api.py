@@ -144,7 +144,9 @@ class Manager:
         self._remember(plan)
         stop = self._watch.stop
         if stop is not None and stop.level and not all(self.store.has(layer.digest) for layer in plan.to_build):
-            raise Interrupted("interrupted while layers were made", hint="what was finished stays; the same command goes on")
+            raise Interrupted(
+                "interrupted while layers were made", hint="what was finished stays; the same command goes on"
+            )
         return plan, errors
 
     def _builder(self, jobs: int | None, *, keep_failed: bool) -> Builder:

@@ -56,9 +56,13 @@ def test_the_readme_tour(checkout: Path) -> None:
         if "make demo" in code:  # `make test` is what runs this
             continue
         script = shell_script(code)
-        done = subprocess.run(["sh", "-c", script], cwd=checkout, capture_output=True, text=True, timeout=600, check=False)
+        done = subprocess.run(
+            ["sh", "-c", script], cwd=checkout, capture_output=True, text=True, timeout=600, check=False
+        )
         assert done.returncode == 0, f"README.md:{line}\n{script}\n{done.stdout}\n{done.stderr}"
-    done = subprocess.run([sys.executable, "nightly.py"], cwd=checkout, capture_output=True, text=True, timeout=600, check=False)
+    done = subprocess.run(
+        [sys.executable, "nightly.py"], cwd=checkout, capture_output=True, text=True, timeout=600, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert "passed" in done.stdout
 

@@ -14,8 +14,22 @@ from roost.distro.recipe import RECIPES
 from roost.plan import Known, make
 
 ROOT = Path(__file__).parents[2]
-PAGES = ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md")))]
-TABLES = (model.Machine, model.Profile, model.User, model.File, model.ScriptSource, model.Bind, model.Limits, model.Network)
+PAGES = [
+    "README.md",
+    "CHANGELOG.md",
+    "CONTRIBUTING.md",
+    *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md"))),
+]
+TABLES = (
+    model.Machine,
+    model.Profile,
+    model.User,
+    model.File,
+    model.ScriptSource,
+    model.Bind,
+    model.Limits,
+    model.Network,
+)
 
 
 def examples(page: str) -> list[tuple[int, str]]:
@@ -55,5 +69,7 @@ def test_every_link_leads_somewhere(page: str) -> None:
         if target != "docs/demo.svg":  # drawn by `make picture`
             assert ((ROOT / page).parent / target).exists(), target
     for anchor in re.findall(r"\]\(#([^)]+)\)", text):
-        headings = [re.sub(r"[^\w -]", "", h.lower()).replace(" ", "-") for h in re.findall(r"^#+ (.*)$", text, re.MULTILINE)]
+        headings = [
+            re.sub(r"[^\w -]", "", h.lower()).replace(" ", "-") for h in re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+        ]
         assert anchor in headings

@@ -20,7 +20,9 @@ DEFINITION = """
 
 @pytest.mark.parametrize("tool", ["man.py", "completions.py"])
 def test_generated_files_are_up_to_date(tool: str) -> None:
-    done = subprocess.run([sys.executable, ROOT / "tools" / tool, "--check"], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, ROOT / "tools" / tool, "--check"], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
 
 
@@ -79,7 +81,9 @@ def test_the_man_page_has_no_markup_mistake() -> None:
     if shutil.which("groff") is None:
         pytest.skip("groff is not installed")
     page = ROOT / "data" / "man" / "roost.1"
-    done = subprocess.run(["groff", "-man", "-Tascii", "-P-cbou", "-ww", page], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        ["groff", "-man", "-Tascii", "-P-cbou", "-ww", page], capture_output=True, text=True, check=True
+    )
     assert done.stderr == ""
     for verb in ("run MACHINES", "session commit SESSION NAME", "gc"):
         assert f"roost {verb}" in done.stdout

@@ -178,7 +178,9 @@ def become_nspawn(
     os.makedirs("/run/systemd/nspawn", exist_ok=True)
     syscalls.mount("roost", "/run/systemd/nspawn", "tmpfs", options="mode=0755")
     env = {"LISTEN_FDS": str(len(fds)), "LISTEN_PID": "1", "SYSTEMD_NSPAWN_TMPFS_TMP": "1" if spec.tmpfs_tmp else "0"}
-    if group.born:  # cgroup v2 inside wherever the host has it: else nspawn copies the group to v1, and waits for the move
+    if (
+        group.born
+    ):  # cgroup v2 inside wherever the host has it: else nspawn copies the group to v1, and waits for the move
         env["SYSTEMD_NSPAWN_UNIFIED_HIERARCHY"] = "1"
     if filters:
         env["SYSTEMD_SECCOMP"] = "0"
