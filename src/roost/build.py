@@ -246,7 +246,8 @@ class LayerMaker:
         files.remove_tree(f"{stage}/work")
 
     def _inside(self, spec: Spec, name: str, stdin: bytes) -> None:
-        programs = seccomp.filters(spec, directory=self._store.state)
+        group = self._store.group_prefix + name
+        programs = seccomp.filters(spec, directory=self._store.state, name=group)
         with contextlib.ExitStack() as stack:
             fd = None
             if stdin:
@@ -257,9 +258,7 @@ class LayerMaker:
                 os.lseek(fd, 0, os.SEEK_SET)
                 os.fchown(fd, spec.base, spec.base)
             streams = Streams(on_output=lambda _stream, data: self._said(data), stdin=fd, merged=True)
-            ended = execute(
-                spec, name=self._store.group_prefix + name, filters=programs, limits=Limits(), streams=streams
-            )
+            ended = execute(spec, name=group, filters=programs, limits=Limits(), streams=streams)
         if ended.error:
             raise StoreError(ended.error, hint=ended.hint)
         if ended.status != 0:

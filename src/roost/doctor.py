@@ -37,7 +37,8 @@ def examine(store: Store) -> list[Check]:
         return [Check(name="root", state="failed", found="not root", remedy="run `sudo roost doctor`")]
     tries: list[tuple[str, Callable[[], Check]]] = [
         ("state", lambda: _state(store)), ("systemd-nspawn", _nspawn), ("session", lambda: _session(store)),
-        ("filters", lambda: _filters(store)), ("control groups", _groups), ("bootstrap", _bootstrap), ("disk", lambda: _disk(store)),
+        ("filters", lambda: _filters(store)), ("control groups", lambda: _groups(store)),
+        ("bootstrap", _bootstrap), ("disk", lambda: _disk(store)),
     ]  # fmt: skip
     checks = [Check(name="root", state="ok", found=f"kernel {os.uname().release}")]
     for name, attempt in tries:
@@ -106,16 +107,18 @@ def _filters(store: Store) -> Check:
     from roost.sessions import init_path
 
     spec = Spec(machine="doctor", layers=(), directory="", mount_point=store.mount_point, init=init_path(), command=())
-    count = len(seccomp.filters(spec, directory=store.state))
+    with store.alive("doctor"):
+        count = len(seccomp.filters(spec, directory=store.state, name=f"{store.group_prefix}doctor"))
     if not count:
         remedy = "sessions start slower, as filtered as ever; a kernel with CONFIG_CHECKPOINT_RESTORE lets Roost reuse nspawn's filters"
         return Check(name="filters", state="warning", found="the kernel does not tell them", remedy=remedy)
     return Check(name="filters", state="ok", found=f"{count} seccomp programs of nspawn's, read once and reused")
 
 
-def _groups() -> Check:
-    group = cgroups.create("roost-doctor", memory=1 << 30, cpus=1.0, tasks=100)
-    cgroups.remove(group)
+def _groups(store: Store) -> Check:
+    with store.alive("doctor"):
+        group = cgroups.create(f"{store.group_prefix}doctor", memory=1 << 30, cpus=1.0, tasks=100)
+        cgroups.remove(group)
     kind = "v1 or hybrid" if os.path.isdir(f"{cgroups.MOUNT}/systemd") else "v2"
     if not group.paths:
         remedy = "limits in definitions cannot be enforced here; mount /sys/fs/cgroup writable"

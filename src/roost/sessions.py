@@ -206,8 +206,8 @@ class Session:
 
     def execute(self, spec: Spec, *, limits: Limits, streams: Streams, stop_fd: int | None = None) -> Ended:
         """Runs a specification in this session's control group."""
-        programs = seccomp.filters(spec, directory=self._store.state)
         name = self._store.group_prefix + self.record.id
+        programs = seccomp.filters(spec, directory=self._store.state, name=name)
         return execute(spec, name=name, filters=programs, limits=limits, streams=streams, stop_fd=stop_fd)
 
     def inside(self, spec: Spec, function: Callable[[], Any]) -> Any:

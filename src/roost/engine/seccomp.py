@@ -28,8 +28,10 @@ _WALL = 0x40000000  # wait4(2): __WALL, any kind of child or tracee
 _LIMIT = 64  # programs; nspawn 252 has five
 
 
-def filters(spec: Spec, *, directory: str) -> list[bytes]:
+def filters(spec: Spec, *, directory: str, name: str) -> list[bytes]:
     """The programs for ``spec``, from ``directory`` or made now; empty where the kernel cannot tell them.
+
+    ``name`` is the control group to make them in, for that while.
 
     With none, nspawn compiles its own as ever: slower, never weaker. Raises HostError when nspawn does not start.
     """
@@ -39,7 +41,7 @@ def filters(spec: Spec, *, directory: str) -> list[bytes]:
             return msgspec.msgpack.decode(stream.read(), type=list[bytes])
     except (FileNotFoundError, msgspec.DecodeError):
         pass
-    programs = [bytes.fromhex(text) for text in runner.in_child(lambda: _capture(spec))]
+    programs = [bytes.fromhex(text) for text in runner.in_child(lambda: _capture(spec, name))]
     files.write_atomic(path, msgspec.msgpack.encode(programs), mode=0o600)
     return programs
 
@@ -62,13 +64,13 @@ def _key(options: tuple[str, ...]) -> str:
     return "seccomp-" + hashlib.sha256(msgspec.json.encode(parts)).hexdigest()[:24]
 
 
-def _capture(spec: Spec) -> list[str]:
+def _capture(spec: Spec, name: str) -> list[str]:
     """Starts a stock nspawn in namespaces of its own and reads its payload's programs, as hexadecimal text.
 
     Runs in a child of its own: the tracee is waited for, and whatever is left ends with the pid namespace.
     """
     reader, writer = os.pipe()
-    group = cgroups.create(f"roost-seccomp-{os.getpid()}")
+    group = cgroups.create(name)
     pid, born = runner.fork_into(lambda: _stock(spec, group, writer), group.born)
     cgroups.enter(group, pid, born=born)
     try:
