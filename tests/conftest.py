@@ -10,10 +10,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
+from roost.host import syscalls
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 CGROUPS = "/sys/fs/cgroup"
+MS_SHARED = 1 << 20  # mount(2)
 PATIENCE = 3.0  # seconds that the kernel may take to end what was killed
 
 
@@ -159,6 +162,18 @@ def group() -> Iterator[Group]:
     made = Group()
     yield made
     made.close()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_mounts() -> None:
+    """A mount namespace for the tests: what is seen to be left there is theirs, whoever else mounts meanwhile.
+
+    Its mounts are shared, as on a host that systemd has started, so that whatever escapes a session is seen.
+    """
+    if os.geteuid() == 0:
+        syscalls.unshare(syscalls.CLONE_NEWNS)
+        syscalls.mount("none", "/", flags=syscalls.MS_REC | syscalls.MS_PRIVATE)
+        syscalls.mount("none", "/", flags=syscalls.MS_REC | MS_SHARED)
 
 
 @pytest.fixture(scope="session")

@@ -275,9 +275,13 @@ class Manager:
         from roost.host import files
 
         self.prepare()
-        self.store.session(session)
+        directory = self.store.session_directory(session)
+        if not os.path.isdir(directory):
+            self.store.session(session)  # raises
         with self.store.alive(session):
-            files.remove_tree(self.store.session_directory(session))
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(f"{directory}/session.json")  # from here on the next start clears what we do not
+            files.remove_tree(directory)
 
     def remove_layer(self, word: str) -> LayerRecord:
         """Removes a layer that nothing stands on. Raises StoreError, or BusyError saying what does."""

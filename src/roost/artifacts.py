@@ -15,11 +15,15 @@ if TYPE_CHECKING:
 
 _DEPTH_MAX = 64
 _IN = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _OUT = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class Collector:
-    """Copies what globs match below ``root`` (a directory's descriptor) to ``output``, owned by ``owner``."""
+    """Copies what globs match below ``root`` (a directory's descriptor) to ``output``, owned by ``owner``.
+
+    ``output`` is a real path, as it was before the session ran: a link that is in it now was put there since.
+    """
 
     def __init__(self, root: int, output: str, owner: tuple[int, int]) -> None:
         self._root = root
@@ -73,35 +77,47 @@ class Collector:
         self.warnings.append(_printable(text))
 
     def _write(self, fd: int, path: str, prefix: str, info: os.stat_result) -> None:
-        relative = os.path.normpath(path).lstrip("/")
-        target = os.path.join(self._output, relative)
-        self._make_directories(os.path.dirname(relative))
-        part = f"{target}.{os.urandom(4).hex()}.part"
-        out = os.open(part, _OUT, 0o600)
+        """By descriptors all the way: the session may have had a hand in the output directory too, through a bind."""
+        target = os.path.join(self._output, os.path.normpath(path).lstrip("/"))
+        directory, name = os.path.split(target)
+        parent = self._directory(directory)
+        part = f".{os.urandom(8).hex()}.part"
         try:
-            _copy_content(fd, out)
-            os.fchown(out, *self._owner)
-            os.fchmod(out, info.st_mode & 0o777)  # no set-user-id leaves a session
-            os.utime(out, ns=(info.st_mtime_ns, info.st_mtime_ns))
-            size = os.fstat(out).st_size
-            os.rename(part, target)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                os.unlink(part)
-            raise
+            out = os.open(part, _OUT, 0o600, dir_fd=parent)
+            try:
+                _copy_content(fd, out)
+                os.fchown(out, *self._owner)
+                os.fchmod(out, info.st_mode & 0o777)  # no set-user-id leaves a session
+                os.utime(out, ns=(info.st_mtime_ns, info.st_mtime_ns))
+                size = os.fstat(out).st_size
+                os.rename(part, name, src_dir_fd=parent, dst_dir_fd=parent)
+            except BaseException:
+                with contextlib.suppress(OSError):
+                    os.unlink(part, dir_fd=parent)
+                raise
+            finally:
+                os.close(out)
         finally:
-            os.close(out)
+            os.close(parent)
         self.copied.append({"path": _printable(target), "source": _printable(f"{prefix}{path}"), "size": size})
 
-    def _make_directories(self, relative: str) -> None:
-        here = self._output
-        for part in ["", *relative.split("/")]:
-            here = os.path.join(here, part) if part else here
+    def _directory(self, path: str) -> int:
+        """A descriptor of a directory, made where it is missing; a link on the way is an OSError (ELOOP, ENOTDIR)."""
+        fd = os.open("/", _DIRECTORY)
+        for part in path.strip("/").split("/"):
             try:
-                os.makedirs(here) if not part else os.mkdir(here)
-            except FileExistsError:
-                continue
-            os.chown(here, *self._owner)
+                made = True
+                try:
+                    os.mkdir(part, dir_fd=fd)
+                except FileExistsError:
+                    made = False
+                inner = os.open(part, _DIRECTORY, dir_fd=fd)
+            finally:
+                os.close(fd)
+            fd = inner
+            if made:
+                os.fchown(fd, *self._owner)
+        return fd
 
 
 def _printable(path: str) -> str:

@@ -45,7 +45,7 @@ def commit(store: Store, session: str, name: str) -> LayerRecord:
             upper,
             f"{stage}/tree",
         )
-        runner.check(runner.run(runner.Command(argv=argv)))
+        runner.check(runner.run(runner.Command(argv=argv, private=True)))
         content = _content(f"{stage}/tree")
         parent = record.layers[-1] if record.layers else ""
         layer = LayerRecord(

@@ -16,7 +16,7 @@ from roost.engine import seccomp
 from roost.engine.execute import Limits, Streams, execute
 from roost.engine.launch import account, describe, mount_all
 from roost.engine.spec import Bound, Overlaid, Spec
-from roost.errors import HostError, StoreError
+from roost.errors import Error, HostError, Interrupted, StoreError
 from roost.host import files, runner, syscalls
 from roost.results import Artifact, Result
 from roost.session import changes
@@ -180,6 +180,7 @@ class Session:
         the host failed.
         """
         spec = self._spec(run, terminal=terminal)
+        output_directory = os.path.join(os.path.realpath(run.output), self.record.machine)
         targets = [item.target for item in spec.overlaid] + [item.target for item in spec.bound]
         self.record.mount_points = tuple(sorted({"/etc/hosts", *targets}))
         limits = Limits(memory=self._terms.memory, cpus=self._terms.cpus, tasks=self._terms.tasks, timeout=run.timeout)
@@ -201,7 +202,7 @@ class Session:
             )
         result = _result(self.record, run, ended, began, bytes(tail), log)
         if run.artifacts and not ended.error:
-            result = self._with_artifacts(result, run, spec)
+            result = self._with_artifacts(result, run, spec, output_directory, stop_fd)
         return result
 
     def execute(self, spec: Spec, *, limits: Limits, streams: Streams, stop_fd: int | None = None) -> Ended:
@@ -210,8 +211,11 @@ class Session:
         programs = seccomp.filters(spec, directory=self._store.state, name=name)
         return execute(spec, name=name, filters=programs, limits=limits, streams=streams, stop_fd=stop_fd)
 
-    def inside(self, spec: Spec, function: Callable[[], Any]) -> Any:
-        """The value of ``function``, called in a child that has the session mounted as its working directory."""
+    def inside(self, spec: Spec, function: Callable[[], Any], *, stop_fd: int | None = None) -> Any:
+        """The value of ``function``, called in a child that has the session mounted as its working directory.
+
+        Raises Interrupted when a stop is asked for meanwhile.
+        """
         self._forget_volatile()
 
         def work() -> Any:
@@ -221,15 +225,23 @@ class Session:
                 raise describe(e) from e
             return function()
 
-        return runner.in_child(work)
+        return runner.in_child(work, stop_fd=stop_fd)
 
-    def _with_artifacts(self, result: Result, run: Run, spec: Spec) -> Result:
-        output = os.path.join(os.path.abspath(run.output), self.record.machine)
+    def _with_artifacts(self, result: Result, run: Run, spec: Spec, output: str, stop_fd: int | None) -> Result:
+        """The result with what was copied; a failure to copy is a warning, and takes nothing from the result."""
 
         def collect() -> Any:
             return _collect(run.artifacts, spec, output, caller())
 
-        copied, warnings = self.inside(spec, collect)
+        try:
+            copied, warnings = self.inside(spec, collect, stop_fd=stop_fd)
+        except Interrupted:
+            return msgspec.structs.replace(result, state="interrupted", status=None)
+        except (Error, OSError) as e:
+            text = e.brief if isinstance(e, Error) else f"{e.strerror}: {e.filename or output}"
+            return msgspec.structs.replace(
+                result, warnings=(*result.warnings, f"the artifacts were not copied: {text}")
+            )
         artifacts = tuple(msgspec.convert(copied, list[Artifact]))
         return msgspec.structs.replace(result, artifacts=artifacts, warnings=(*result.warnings, *warnings))
 
@@ -268,9 +280,11 @@ def _collect(patterns: Sequence[str], spec: Spec, output: str, owner: tuple[int,
     for pattern in patterns:
         path = os.path.join(home, pattern)
         place, prefix = "merged", "/"
-        for number, item in enumerate(spec.overlaid):
-            if path.startswith(item.target.rstrip("/") + "/"):
-                place, prefix = f"o{number}", item.target.rstrip("/") + "/"
+        seen = [(f"o{n}", item.target) for n, item in enumerate(spec.overlaid)]
+        seen += [(f"b{n}", item.target) for n, item in enumerate(spec.bound) if os.path.isdir(item.source)]
+        for name, target in seen:
+            if path.startswith(target.rstrip("/") + "/"):
+                place, prefix = name, target.rstrip("/") + "/"
         root = os.open(place, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             collector = Collector(root, output, owner)

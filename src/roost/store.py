@@ -36,6 +36,9 @@ if TYPE_CHECKING:
     from roost.host.ranges import Ranges
 
 
+RANGES = "/run/roost/ranges"  # of the host, whatever the state: two Roosts must not give out the same ids
+
+
 class LayerRecord(Struct, kw_only=True):
     """layer.json. ``parents`` from the base up, without itself; ``created`` in seconds since the epoch."""
 
@@ -98,7 +101,7 @@ class Store:
         from roost.host.ranges import Ranges
 
         if self._ranges is None:
-            self._ranges = Ranges(f"{self.run}/ranges")
+            self._ranges = Ranges(RANGES)
         return self._ranges
 
     def prepare(self) -> None:
@@ -107,7 +110,7 @@ class Store:
             for name in ("layers", "names", "sessions", "machines", "results"):
                 os.makedirs(f"{self.state}/{name}", mode=0o700, exist_ok=True)
             os.makedirs(f"{self.cache}/packages", mode=0o755, exist_ok=True)
-            for path in (self.mount_point, f"{self.run}/ranges", f"{self.run}/locks"):
+            for path in (self.mount_point, RANGES, f"{self.run}/locks"):
                 os.makedirs(path, mode=0o700, exist_ok=True)
         except PermissionError as e:
             raise HostError(
@@ -282,20 +285,21 @@ class Store:
 
         Only what Roost's own records and names say is its own; returns what was cleared, as a person would call it.
         """
-        cleared = []
-        for name in _names(f"{self.state}/layers", hidden=True):
-            if self._dead(name):
-                files.remove_tree(f"{self.state}/layers/{name}")
-                cleared.append(f"half-made layer {name}")
-        for name in _names(f"{self.state}/sessions"):
-            if self._dead(name) and not self._is_kept(name):
-                files.remove_tree(self.session_directory(name))
-                cleared.append(f"session {name}")
+        cleared = [
+            f"half-made layer {name}"
+            for name in _names(f"{self.state}/layers", hidden=True)
+            if self._dead(name) and _removed(f"{self.state}/layers/{name}")
+        ]
+        cleared += [
+            f"session {name}"
+            for name in _names(f"{self.state}/sessions")
+            if self._dead(name) and not self._is_kept(name) and _removed(self.session_directory(name))
+        ]
         for group in cgroups.find(self.group_prefix):
             name = os.path.basename(group.paths[0]).removeprefix(self.group_prefix)
             if not self.is_alive(name) and cgroups.remove(group, seconds=1.0):
                 cleared.append(f"control group {name}")
-        for directory in (f"{self.run}/ranges", f"{self.run}/locks"):
+        for directory in (RANGES, f"{self.run}/locks"):
             for name in _names(directory, hidden=True) + _names(directory):
                 _drop_free_lock(f"{directory}/{name}")
         return cleared
@@ -306,9 +310,8 @@ class Store:
     def _is_kept(self, name: str) -> bool:
         try:
             return self.session(name).kept
-        except StoreError:
-            # made a moment ago, perhaps: its record comes just after its directory and its lock before both
-            return False
+        except StoreError:  # without a record it was never whole; a damaged one may be of something kept
+            return os.path.exists(f"{self.session_directory(name)}/session.json")
 
     # machines
 
@@ -375,6 +378,15 @@ def _names(directory: str, *, hidden: bool = False) -> list[str]:
         return sorted(name for name in os.listdir(directory) if name.startswith(".") == hidden)
     except FileNotFoundError:
         return []
+
+
+def _removed(path: str) -> bool:
+    """Whether it could be removed; what cannot be today is no reason to do nothing at all."""
+    try:
+        files.remove_tree(path)
+    except (OSError, StoreError):
+        return False
+    return True
 
 
 def _drop_free_lock(path: str) -> None:

@@ -38,15 +38,12 @@ def run(options: argparse.Namespace) -> int:
     manager = roost.Manager(loaded, state=options.state)
     names = [machine.name for machine in manager.machines(options.machines, profile=options.profile)]
     what = run_of(options)
+    if options.junit and not os.path.isdir(os.path.dirname(os.path.abspath(options.junit))):
+        raise DefinitionError(f"--junit {options.junit}: its directory does not exist", hint="make it first")
     single = len(names) == 1 and not options.all and not options.profile and names == options.machines
     began = time.monotonic()
     results = [_single(options, loaded, names[0], what)] if single else _matrix(options, loaded, names, what)
     seconds = time.monotonic() - began
-    if options.junit:
-        from roost.host.files import write_atomic
-        from roost.results import junit
-
-        write_atomic(os.path.abspath(options.junit), junit(results, seconds=seconds))
     if options.json:
         from roost.results import as_json
 
@@ -66,6 +63,11 @@ def run(options: argparse.Namespace) -> int:
                 results, style=style_of(sys.stdout, os.environ), width=terminal_width(sys.stdout), seconds=seconds
             ).rstrip("\n")
         )
+    if options.junit:
+        from roost.host.files import write_atomic
+        from roost.results import junit
+
+        write_atomic(os.path.abspath(options.junit), junit(results, seconds=seconds))
     return exit_status(results, matrix=not single)
 
 
@@ -82,7 +84,7 @@ def _single(options: argparse.Namespace, loaded: Loaded, name: str, what: roost.
 
         with restored_terminal():
             result = manager.run(
-                name, what, keep=options.keep, terminal=terminal, on_output=output, stdin=_stdin(), stop_fd=stop.fd,
+                name, what, keep=options.keep, terminal=terminal, on_output=output, stdin=standard_input(), stop_fd=stop.fd,
                 on_start=lambda session: monitor(RunStarted(machine=name, session=session, log="")),
             )  # fmt: skip
         manager.close()
@@ -90,7 +92,7 @@ def _single(options: argparse.Namespace, loaded: Loaded, name: str, what: roost.
     return result
 
 
-def _stdin() -> int | None:
+def standard_input() -> int | None:
     """Standard input, when it is something to read from: a terminal that is not passed through as one is not."""
     try:
         os.fstat(0)
@@ -160,7 +162,7 @@ def _absolute(path: str, option: str) -> str:
 
 def _variable(text: str) -> tuple[str, str]:
     name, given, value = text.partition("=")
-    if not name.replace("_", "a").isalnum() or name[:1].isdigit():
+    if not (name.isascii() and name.replace("_", "a").isalnum()) or name[:1].isdigit():
         raise DefinitionError(f"--env {text}: {name!r} cannot be a variable's name", hint="write --env NAME=VALUE")
     return name, value if given else os.environ.get(name, "")
 

@@ -58,7 +58,7 @@ def session_list(options: argparse.Namespace) -> int:
 
 def session_shell(options: argparse.Namespace) -> int:
     """``roost session shell``."""
-    from roost.cli.running import SHELL, restored_terminal
+    from roost.cli.running import SHELL, restored_terminal, standard_input
     from roost.cli.summary import note
     from roost.cli.table import style_of
     from roost.results import exit_status
@@ -73,7 +73,7 @@ def session_shell(options: argparse.Namespace) -> int:
 
     with manager.open_session(options.session) as session, restored_terminal():
         what = roost.Run(command=options.command or SHELL, user=options.user or session.record.user)
-        result = session.run(what, terminal=terminal, on_output=output, stdin=None if terminal else 0)
+        result = session.run(what, terminal=terminal, on_output=output, stdin=standard_input())
     if result.error:
         say(note(result, style=style_of(sys.stderr, os.environ)).rstrip("\n"))
     return exit_status([result])

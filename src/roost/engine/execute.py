@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 GRACE = 5.0  # seconds between the polite signal and the kill
 _MESSAGES_KEPT = 16384
+_BLOCKS = 16  # read at a time, so that a flood does not keep a deadline waiting
 _ENDED = struct.Struct("=8siiQQQ")  # roost-init.c: struct ended, after its tag
 STOP, KILL = 1, 2
 
@@ -88,7 +89,6 @@ class Running:
         self._stopped = ""
         self._kill_at: float | None = None
         self._pid = 0
-        self._open_streams = 0
 
     def start(self, filters: Sequence[bytes]) -> None:
         """Forks the child that becomes nspawn."""
@@ -101,8 +101,8 @@ class Running:
             messages = self._pipe(theirs, 0)
             if not self._spec.terminal:
                 fds += self._std_streams(theirs)
-            problem_r, problem_w = os.pipe()
-            self._stack.callback(os.close, problem_r)
+            self._problem, problem_w = os.pipe()
+            self._stack.callback(os.close, self._problem)
             theirs.callback(os.close, problem_w)
             go_r, go_w = os.pipe()
             theirs.callback(os.close, go_r)
@@ -126,7 +126,6 @@ class Running:
             self._stack.callback(os.close, self._pidfd)
             cgroups.enter(self._group, self._pid, born=born)
             os.write(go_w, b"g")
-        self._problem = problem_r
         self._poller.register(control, selectors.EVENT_READ, self._on_control)
         self._poller.register(self._pidfd, selectors.EVENT_READ, None)
         if self._stop_fd is not None:
@@ -151,25 +150,23 @@ class Running:
         if stream:
             os.fchown(writer, self._spec.base, self._spec.base)
             os.fchmod(writer, 0o666)  # whoever may be the session's user; nobody else can reach it
-        self._open_streams += 1
 
-        def read() -> None:
-            while True:
+        def read() -> bool:
+            """Takes what there is, though not for ever; whether there may be more."""
+            for _ in range(_BLOCKS):
                 try:
                     block = os.read(reader, runner.BLOCK)
                 except BlockingIOError:
-                    return
+                    return False
                 if not block:
                     self._poller.unregister(reader)
-                    self._open_streams -= 1
-                    return
+                    return False
                 if stream == 0:
                     self._messages += block
                     del self._messages[:-_MESSAGES_KEPT]
                 elif self._streams.on_output is not None:
                     self._streams.on_output(stream, block)
-                if len(block) < runner.BLOCK:
-                    return
+            return True
 
         self._poller.register(reader, selectors.EVENT_READ, read)
         return writer
@@ -179,7 +176,7 @@ class Running:
         began = time.monotonic()
         deadline = None if self._limits.timeout is None else began + self._limits.timeout
         gone = False
-        while not gone or self._open_streams:
+        while not gone:
             next_time = self._kill_at if self._kill_at is not None else deadline
             left = None if next_time is None else max(0.0, next_time - time.monotonic())
             ready = self._poller.select(left)
@@ -194,8 +191,11 @@ class Running:
                 elif not gone:
                     gone = True
                     self._poller.unregister(self._pidfd)
-        if not self._report:
-            self._on_control()
+        # whoever in the container could write is dead; what was written is in the pipes
+        for key in list(self._poller.get_map().values()):
+            if key.data is not None and key.fileobj != self._stop_fd:
+                while key.data():
+                    pass
 
     def _on_control(self) -> None:
         try:
@@ -304,10 +304,11 @@ def execute(
     began = time.monotonic()
     try:
         try:
-            running.start(filters)
+            try:
+                running.start(filters)
+            except OSError as e:
+                raise HostError(f"cannot start a container: {e.strerror}", hint="see `roost doctor`") from e
             running.wait()
-        except OSError as e:
-            raise HostError(f"cannot start a container: {e.strerror}", hint="see `roost doctor`") from e
         finally:
             status = running.close()
         return running.ended(status, time.monotonic() - began)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from roost.host.idmap import Extent
 
 LISTEN_FIRST = 3  # sd_listen_fds(3): SD_LISTEN_FDS_START
+_PASSWD_MAX = 1 << 20  # bytes: a tree may hold anything
 _HIGH = 64  # above every descriptor that is being put in its place
 
 
@@ -50,6 +51,7 @@ def mount_all(spec: Spec) -> None:
     if spec.overlaid or spec.bound:
         _mount_given(spec)
     _make_mount_points(spec)
+    runner.die_with_parent()  # again: the kernel forgets it whenever a process's file system ids change (commit_creds)
 
 
 def _mount_given(spec: Spec) -> None:
@@ -149,9 +151,9 @@ def account(user: str) -> tuple[int, int, str]:
     root = os.open("merged", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         fd = syscalls.openat2("/etc/passwd", os.O_RDONLY | os.O_NONBLOCK, root=root)
-        with open(fd, encoding="utf-8", errors="replace") as stream:
-            for line in stream:
-                field = line.rstrip("\n").split(":")
+        with open(fd, "rb") as stream:
+            for line in stream.read(_PASSWD_MAX).decode(errors="replace").split("\n"):
+                field = line.split(":")
                 if len(field) >= 7 and user in (field[0], field[2]) and field[2].isdecimal() and field[3].isdecimal():
                     return min(int(field[2]), 65535), min(int(field[3]), 65535), field[5]
     except OSError:

@@ -220,9 +220,10 @@ static int supervise(pid_t child, int signals) {
         if (watched[0].revents & POLLIN)
             (void) !read(signals, &info, sizeof info);
         if (watched[1].revents) {
-            if (recv(CONTROL, &signal_number, 1, MSG_DONTWAIT) == 1)
+            ssize_t n = recv(CONTROL, &signal_number, 1, MSG_DONTWAIT);
+            if (n == 1)
                 kill(-1, signal_number);
-            else if (errno != EAGAIN && errno != EINTR)
+            else if (n == 0 || (errno != EAGAIN && errno != EINTR))
                 return SETUP_FAILED; /* Roost is gone: as PID 1 ends, so does everything else here */
         }
     }

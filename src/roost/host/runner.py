@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import msgspec
 from msgspec import Struct
 
-from roost.errors import CommandError, Error, HostError, from_parts, to_parts
+from roost.errors import CommandError, Error, HostError, Interrupted, from_parts, to_parts
 from roost.host import syscalls
 
 if TYPE_CHECKING:
@@ -248,16 +248,20 @@ def _become(function: Callable[[], object]) -> NoReturn:
         os._exit(status)
 
 
-def in_child(function: Callable[[], Any]) -> Any:
+def in_child(function: Callable[[], Any], *, stop_fd: int | None = None) -> Any:
     """The value of ``function``, computed in a child and brought back as JSON.
 
-    An ``Error`` or OSError that it raises is raised here again. The child dies with this process.
+    An ``Error`` or OSError that it raises is raised here again. The child dies with this process, and when something
+    can be read from ``stop_fd`` (then Interrupted is raised).
     """
     reader, writer = os.pipe()
+    parent = os.getpid()
 
     def work() -> None:
         os.close(reader)
         die_with_parent()
+        if os.getppid() != parent:
+            return
         answer: dict[str, Any] = {}
         try:
             answer["value"] = function()
@@ -274,9 +278,22 @@ def in_child(function: Callable[[], Any]) -> Any:
 
     pid = fork(work)
     os.close(writer)
-    with open(reader, "rb") as stream:  # reads to the end before it waits: an answer may be larger than the pipe
-        data = stream.read()
-    _, status = os.waitpid(pid, 0)
+    data, stopped = bytearray(), False
+    try:
+        while not stopped:  # to the end before it waits: an answer may be larger than the pipe
+            ready, _, _ = select.select([reader, *([] if stop_fd is None else [stop_fd])], [], [])
+            stopped = stop_fd in ready
+            if reader in ready:
+                if not (block := os.read(reader, BLOCK)):
+                    break
+                data += block
+    finally:
+        os.close(reader)
+        if stopped or not data:
+            os.kill(pid, signal.SIGKILL)
+        _, status = os.waitpid(pid, 0)
+    if stopped:
+        raise Interrupted("interrupted", hint="run it again")
     if not data:
         raise HostError(f"a helper process ended early: {ending(os.waitstatus_to_exitcode(status))}", hint="try again")
     answer = msgspec.json.decode(data)
