@@ -17,6 +17,7 @@ from roost import plan as planner
 from roost.definition import load as load_definition
 from roost.errors import DefinitionError, Error, HostError, Interrupted, StoreError
 from roost.events import ignore
+from roost.host import files
 from roost.store import SessionRecord, Store, run_id
 
 if TYPE_CHECKING:
@@ -137,11 +138,12 @@ class Manager:
         self, patterns: Sequence[str], *, jobs: int | None = None, keep_failed: bool = False
     ) -> tuple[planner.Plan, dict[str, Error]]:
         self.prepare()
-        plan = self.plan(patterns)
         errors: dict[str, Error] = {}
-        if plan.to_build:
-            errors = self._builder(jobs, keep_failed=keep_failed).build(plan)
-        self._remember(plan)
+        with self.store.layers_kept():
+            plan = self.plan(patterns)
+            if plan.to_build:
+                errors = self._builder(jobs, keep_failed=keep_failed).build(plan)
+            self._remember(plan)
         stop = self._watch.stop
         if stop is not None and stop.level and not all(self.store.has(layer.digest) for layer in plan.to_build):
             raise Interrupted(
@@ -160,6 +162,11 @@ class Manager:
 
     def _remember(self, plan: planner.Plan) -> None:
         """Records what machines are made from: for the next plan's reasons, and for gc."""
+        assert self.definition is not None
+        with files.locked(f"{self.store.run}/locks/machines"):
+            self._remember_locked(plan)
+
+    def _remember_locked(self, plan: planner.Plan) -> None:
         assert self.definition is not None
         record = self.store.remembered(self.definition.path)
         by_digest = {layer.digest: layer for layer in plan.layers}
@@ -254,7 +261,8 @@ class Manager:
             self.store, watch.monitor, jobs=jobs or default_jobs(), keep=keep, fail_fast=fail_fast, logs=logs, stop=watch.stop,
             tick=watch.tick, interval=watch.interval,
         )  # fmt: skip
-        results = [*unmade.values(), *matrix.run(cells)]
+        with self.store.alive(f"results-{os.path.basename(logs)}"):
+            results = [*unmade.values(), *matrix.run(cells)]
         order = {name: number for number, name in enumerate(names)}
         results.sort(key=lambda result: order[result.machine])
         with open(f"{logs}/result.json", "w", encoding="utf-8") as stream:
@@ -268,11 +276,11 @@ class Manager:
         from roost.commit import commit
 
         self.prepare()
-        return commit(self.store, session, name)
+        with self.store.layers_kept():
+            return commit(self.store, session, name)
 
     def remove_session(self, session: str) -> None:
         """Removes a kept session. Raises StoreError, or BusyError when it is in use."""
-        from roost.host import files
 
         self.prepare()
         directory = self.store.session_directory(session)
@@ -286,6 +294,10 @@ class Manager:
     def remove_layer(self, word: str) -> LayerRecord:
         """Removes a layer that nothing stands on. Raises StoreError, or BusyError saying what does."""
         self.prepare()
+        with self.store.layers_removable():
+            return self._remove_layer(word)
+
+    def _remove_layer(self, word: str) -> LayerRecord:
         layer = self.store.find_layer(word)
         users = [f"session {s.id}" for s, _ in self.store.sessions() if layer.digest in s.layers]
         users += [
@@ -329,7 +341,8 @@ class Manager:
 
         self.prepare()
         chains = [item.layers for item in self.plan().machines] if self.definition else []
-        return collect(self.store, chains, dry_run=dry_run)
+        with contextlib.nullcontext() if dry_run else self.store.layers_removable():
+            return collect(self.store, chains, dry_run=dry_run)
 
 
 class _Present:

@@ -8,7 +8,7 @@ import os
 import stat
 from typing import TYPE_CHECKING, Any
 
-from roost.host import syscalls
+from roost.host import files, syscalls
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -74,7 +74,7 @@ class Collector:
             os.close(fd)
 
     def _warn(self, text: str) -> None:
-        self.warnings.append(_printable(text))
+        self.warnings.append(files.printable(text))
 
     def _write(self, fd: int, path: str, prefix: str, info: os.stat_result) -> None:
         """By descriptors all the way: the session may have had a hand in the output directory too, through a bind."""
@@ -99,7 +99,9 @@ class Collector:
                 os.close(out)
         finally:
             os.close(parent)
-        self.copied.append({"path": _printable(target), "source": _printable(f"{prefix}{path}"), "size": size})
+        self.copied.append(
+            {"path": files.printable(target), "source": files.printable(f"{prefix}{path}"), "size": size}
+        )
 
     def _directory(self, path: str) -> int:
         """A descriptor of a directory, made where it is missing; a link on the way is an OSError (ELOOP, ENOTDIR)."""
@@ -118,11 +120,6 @@ class Collector:
             if made:
                 os.fchown(fd, *self._owner)
         return fd
-
-
-def _printable(path: str) -> str:
-    """A path for a result, which is Unicode: bytes that are no UTF-8 as ``\\xff``."""
-    return os.fsencode(path).decode(errors="backslashreplace")
 
 
 def _copy_content(source: int, target: int) -> None:

@@ -50,10 +50,11 @@ chmod "$1" "$4"
 
 
 class Step(Struct, frozen=True, kw_only=True):
-    """A named command for the inside."""
+    """A named command for the inside; ``manager``: the package manager's own work."""
 
     name: str
     inside: Inside
+    manager: bool = False
 
 
 class Builder:
@@ -192,7 +193,7 @@ class LayerMaker:
     @contextlib.contextmanager
     def _archives(self, stage: str, provision: Provision) -> Iterator[str]:
         """The package cache as a copy-on-write tree, seen by this process alone; what is new goes into the cache."""
-        cache = self._cache(provision)
+        cache = self._cache(provision, base=True)
         merged = f"{stage}/archives/merged"
         _overlay_directories(stage, "archives")
         os.mkdir(merged)
@@ -237,10 +238,13 @@ class LayerMaker:
                     suppress_sync=True, volatile=False, tmpfs_tmp=True,
                 )  # fmt: skip
                 self._inside(spec, name, step.inside.stdin)
+                if provision.cache and step.manager and not any(later.manager for later in steps[number:]):
+                    # before a script of the definition's could put something there: others install from the cache
+                    self._keep_archives(stage, self._cache(provision))
+                    _overlay_directories(stage, "archives")
         finally:
             self._store.ranges.give_back(held)
-        if provision.cache:
-            self._keep_archives(stage, self._cache(provision))
+        files.remove_tree(f"{stage}/archives")
         os.rename(f"{stage}/upper", f"{stage}/tree")
         _clear_mount_points(f"{stage}/tree", self._mount_points)
         files.remove_tree(f"{stage}/work")
@@ -272,29 +276,36 @@ class LayerMaker:
         if contents.packages:
             count = len(contents.packages)
             name = f"install {contents.packages[0] if count == 1 else f'{count} packages'}"
-            steps.append(Step(name=name, inside=self._family.install(contents.packages)))
-        steps += [Step(name=f"user {user.name}", inside=self._family.add_user(user)) for user in contents.users]
+            steps.append(Step(name=name, inside=self._family.install(contents.packages), manager=True))
+        steps += [
+            Step(name=f"user {user.name}", inside=self._family.add_user(user), manager=True) for user in contents.users
+        ]
         for file in contents.files:
             argv = ("sh", "-c", _PUT_FILE, "sh", f"{file.mode:o}", file.owner, file.group, file.path)
             steps.append(Step(name=f"file {file.path}", inside=_inside_of(argv, file.content)))
-        for script in contents.scripts:
-            steps.append(Step(name=script.name, inside=_inside_of(("sh", "-c", _RUN_SCRIPT), script.content)))
+        steps += [
+            Step(name=script.name, inside=_inside_of(("sh", "-c", _RUN_SCRIPT), script.content))
+            for script in contents.scripts
+        ]
         return steps
 
     # the package cache
 
-    def _cache(self, provision: Provision) -> str:
-        path = f"{self._store.cache}/packages/{provision.cache_key or 'none'}"
+    def _cache(self, provision: Provision, *, base: bool = False) -> str:
+        """Bases have theirs: they are made as the host's root, from what only apt itself has fetched."""
+        path = f"{self._store.cache}/packages/{provision.cache_key or 'none'}{'-base' if base else ''}"
         os.makedirs(path, mode=0o755, exist_ok=True)
         return path
 
     def _keep_archives(self, stage: str, cache: str) -> None:
-        """Moves newly downloaded packages into the cache, and removes the rest."""
+        """Moves newly downloaded packages into the cache, and removes the rest. What the cache has is never replaced."""
         upper = f"{stage}/archives/upper"
         with os.scandir(upper) as entries:
             for entry in entries:
                 info = entry.stat(follow_symlinks=False)
                 if not stat.S_ISREG(info.st_mode) or not info.st_size or not entry.name.endswith((".deb", ".rpm")):
+                    continue
+                if os.path.lexists(f"{cache}/{entry.name}"):
                     continue
                 os.chown(entry.path, 0, 0)
                 os.chmod(entry.path, 0o644)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
+from roost.errors import BusyError
 from roost.host import files
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def collect(store: Store, chains: Iterable[tuple[str, ...]], *, dry_run: bool) -
     """
     found = []
     for record in store.all_remembered():
-        if not os.path.exists(record.definition):
+        if not os.path.exists(record.definition) and "\\x" not in record.definition:  # a name that is not UTF-8
             found.append(Removal(kind="definition", name=record.definition, reason="the file is gone"))
             if not dry_run:
                 store.forget(record.definition)
@@ -43,9 +44,10 @@ def collect(store: Store, chains: Iterable[tuple[str, ...]], *, dry_run: bool) -
         if layer.digest in used:
             continue
         if not dry_run:
-            if layer.digest in _in_sessions(store):
+            try:
+                store.remove_layer(layer.digest)
+            except BusyError:
                 continue
-            store.remove_layer(layer.digest)
         found.append(
             Removal(kind="layer", name=f"{layer.digest[:12]} {layer.name}", reason="nothing uses it", size=layer.size)
         )
@@ -72,6 +74,8 @@ def _old_results(store: Store, *, dry_run: bool) -> list[Removal]:
     top = f"{store.state}/results"
     found = []
     for name in sorted(os.listdir(top))[:-RESULTS_KEPT]:
+        if store.is_alive(f"results-{name}"):  # a matrix at work
+            continue
         path = f"{top}/{name}"
         size = files.usage(path).size if os.path.isdir(path) else os.path.getsize(path)
         found.append(Removal(kind="result", name=name, reason=f"older than the last {RESULTS_KEPT}", size=size))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from roost.events import RunEnded, RunOutput, RunStarted, Warned
+from roost.host import files
 from roost.pool import Job, Pool
 from roost.results import Result
 from roost.sessions import Session, fresh_id
@@ -67,7 +68,9 @@ class Matrix:
     def _result(self, cell: Cell, done: Done) -> Result:
         if done.value is not None:
             return msgspec.convert(done.value, Result)
-        plain = Result(machine=cell.record.machine, command=cell.run.command, state="skipped")
+        plain = Result(
+            machine=cell.record.machine, command=tuple(map(files.printable, cell.run.command)), state="skipped"
+        )
         if done.interrupted:
             return msgspec.structs.replace(plain, state="interrupted")
         if done.error is None:

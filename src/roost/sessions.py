@@ -137,7 +137,7 @@ class Session:
         finally:
             os.close(fd)
         self._forget_volatile()
-        self.record = msgspec.structs.replace(self.record, kept=True, reason=reason, state=state)
+        self.record = msgspec.structs.replace(self.record, kept=True, reason=files.printable(reason), state=state)
         self._store.write_session(self.record, durable=True)
 
     def _forget_volatile(self) -> None:
@@ -323,7 +323,7 @@ def _result(record: SessionRecord, run: Run, ended: Ended, began: float, tail: b
     if ended.out_of_memory:
         warnings.append("it reached its memory limit, so the kernel killed a process")
     return Result(
-        machine=record.machine, command=run.command, state=state, status=status,
+        machine=record.machine, command=tuple(map(files.printable, run.command)), state=state, status=status,
         signal=runner.signal_name(ended.signal) if ended.signal else "", started=began, seconds=ended.seconds,
         user_seconds=ended.user_seconds, system_seconds=ended.system_seconds, max_rss=ended.max_rss, session=record.id,
         log=log, tail=tail.decode(errors="replace"), error=ended.error, hint=ended.hint, warnings=tuple(warnings),

@@ -185,9 +185,34 @@ class Store:
         return files.publish(stage, f"{self.state}/layers/{record.digest}")
 
     def remove_layer(self, digest: str) -> None:
-        """Takes the layer's name away first: no reader ever sees a part of it."""
+        """Takes the layer's name away first, so that no reader ever sees a part of it; then removes it.
+
+        A session that has just been made on it keeps it: then it gets its name back (BusyError).
+        """
+        path = f"{self.state}/layers/{digest}"
         with self.staged("trash") as trash, contextlib.suppress(FileNotFoundError):
-            os.rename(f"{self.state}/layers/{digest}", f"{trash}/layer")
+            os.rename(path, f"{trash}/layer")
+            if any(digest in session.layers for session, _ in self.sessions()):
+                os.rename(f"{trash}/layer", path)
+                raise BusyError(f"layer {digest[:12]} is in use", hint="see `roost session list`")
+
+    @contextlib.contextmanager
+    def layers_kept(self) -> Iterator[None]:
+        """While this is held no layer is removed: a build stands on layers that no record names yet."""
+        with files.locked(f"{self.run}/locks/layers", shared=True):
+            yield
+
+    @contextlib.contextmanager
+    def layers_removable(self) -> Iterator[None]:
+        """For removing layers. Raises BusyError when something is being built for longer than a moment."""
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(files.locked(f"{self.run}/locks/layers", seconds=3.0))
+            except BusyError:
+                raise BusyError(
+                    "layers are being made", hint="wait for the other roost to finish, then try again"
+                ) from None
+            yield
 
     # names
 
@@ -321,7 +346,7 @@ class Store:
             with open(self._machines_path(definition), "rb") as stream:
                 return msgspec.json.decode(stream.read(), type=Machines)
         except (FileNotFoundError, msgspec.DecodeError):
-            return Machines(definition=definition)
+            return Machines(definition=files.printable(definition))
 
     def remember(self, record: Machines) -> None:
         """Writes what ``remembered`` returns."""
@@ -346,7 +371,7 @@ class Store:
     def _machines_path(self, definition: str) -> str:
         import hashlib  # not needed to list machines
 
-        return f"{self.state}/machines/{hashlib.sha256(os.fsencode(definition)).hexdigest()[:16]}.json"
+        return f"{self.state}/machines/{hashlib.sha256(files.printable(definition).encode()).hexdigest()[:16]}.json"
 
 
 def new_id(prefix: str) -> str:

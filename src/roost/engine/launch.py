@@ -210,6 +210,8 @@ def _place_files(spec: Spec) -> None:
     """What is bound into the container and is no part of its tree."""
     _write("init", b"")
     syscalls.mount(spec.init, "init", flags=syscalls.MS_BIND)
+    environment = b"".join(os.fsencode(f"{name}={value}") + b"\0" for name, value in spec.env.items())
+    _write("environment", environment, owner=spec.base, mode=0o400)
     name = spec.machine.encode()
     _write(
         "hosts",

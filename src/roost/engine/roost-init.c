@@ -10,6 +10,8 @@
  * USER is a name of the container's /etc/passwd or a number, DIRECTORY is empty for the user's home (or /), TERMINAL is 1 when
  * the standard streams are nspawn's console, else 0.
  *
+ * The environment is what nspawn sets, and NAME=VALUE strings, each ended by a zero byte, in /run/roost-environment.
+ *
  * Descriptors (passed by nspawn as LISTEN_FDS): 3 a SOCK_SEQPACKET socket to Roost; without a terminal also 4, 5, 6,
  * which become the command's standard streams, so that nspawn's own messages never mix with the command's output.
  *
@@ -127,6 +129,26 @@ static int look_up(const char *wanted, struct account *a) {
     return 1;
 }
 
+/* Adds what Roost was asked to set; by a file, as others can read command lines. */
+static int read_environment(void) {
+    static char *item;
+    static size_t size;
+    FILE *file = fopen("/run/roost-environment", "re");
+
+    if (!file)
+        return -1;
+    while (getdelim(&item, &size, 0, file) > 0) {
+        char *value = strchr(item, '=');
+        if (!value)
+            continue;
+        *value = 0;
+        if (setenv(item, value + 1, 1) < 0)
+            return -1;
+    }
+    fclose(file);
+    return 0;
+}
+
 static void clean_environment(const struct account *a) {
     const char *ours[] = {"LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "NOTIFY_SOCKET", "SYSTEMD_SECCOMP", NULL};
     for (const char **name = ours; *name; name++)
@@ -164,6 +186,10 @@ static void become(char **argv, const char *user, const char *directory, int ter
         _exit(SETUP_FAILED);
     }
     clean_environment(&account);
+    if (read_environment() < 0) {
+        tell("cannot read the environment: %s", strerror(errno));
+        _exit(SETUP_FAILED);
+    }
     if (setgroups((size_t) account.n_groups, account.groups) < 0 || setresgid(account.gid, account.gid, account.gid) < 0 ||
         setresuid(account.uid, account.uid, account.uid) < 0) {
         tell("cannot become user %s: %s", user, strerror(errno));

@@ -75,7 +75,9 @@ def _capture(spec: Spec, name: str) -> list[str]:
     cgroups.enter(group, pid, born=born)
     try:
         os.close(writer)
-        said = os.read(reader, 4096)
+        said = b""
+        while b"ready" not in said and (block := os.read(reader, 4096)):
+            said += block
         if b"ready" not in said:
             raise HostError(
                 "systemd-nspawn does not start here", details=said.decode(errors="replace"), hint="see `roost doctor`"

@@ -7,6 +7,7 @@ from typing import Literal
 from msgspec import Struct
 
 INIT = "/run/roost-init"  # where roost-init is seen inside
+ENVIRONMENT = "/run/roost-environment"  # for roost-init alone: a command line can be read by every user of the host
 PROVISION = "/run/roost/provision"  # where a layer's steps see what they may use and must not keep
 
 
@@ -82,11 +83,11 @@ def nspawn_argv(spec: Spec) -> tuple[str, ...]:
         argv += [f"--private-users={spec.base}:65536", "--private-users-ownership=off"]
     argv += filter_options(spec)
     argv.append(f"--bind-ro={escape(here)}/init:{INIT}")
+    argv.append(f"--bind-ro={escape(here)}/environment:{ENVIRONMENT}")
     argv.append(f"--bind={escape(here)}/hosts:/etc/hosts")
     if spec.provision:
         argv.append(f"--bind-ro={escape(here)}/provision:{PROVISION}")
     argv += [f"--bind={escape(here)}/o{n}:{escape(item.target)}" for n, item in enumerate(spec.overlaid)]
     for n, item in enumerate(spec.bound):
         argv.append(f"--bind{'-ro' if item.read_only else ''}={escape(here)}/b{n}:{escape(item.target)}")
-    argv += [f"--setenv={name}={value}" for name, value in spec.env.items()]
     return (*argv, "--", INIT, spec.user, spec.chdir, "1" if spec.terminal else "0", *spec.command)

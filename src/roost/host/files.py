@@ -124,28 +124,35 @@ def remove_tree(path: str) -> None:
 
 
 def _remove_at(parent: int, name: str, shown: str, *, device: int | None) -> None:
-    """Depth first without recursion: a tree may be deeper than Python's stack, and than PATH_MAX."""
-    stack: list[tuple[int, str, list[str]]] = []
+    """Depth first with one descriptor: a tree may be deeper than Python's stack, PATH_MAX and the limit on open files."""
+    fd = _open_directory(parent, name, shown, device)
+    if fd is None:
+        return
+    top = os.fstat(parent)
+    device = os.fstat(fd).st_dev
+    stack = [(name, _empty(fd), (top.st_dev, top.st_ino))]
     try:
-        fd = _open_directory(parent, name, shown, device)
-        if fd is None:
-            return
-        device = os.fstat(fd).st_dev
-        stack.append((fd, name, _empty(fd)))
         while stack:
-            fd, name, below = stack[-1]
+            name, below, above = stack[-1]
             if below:
                 child = below.pop()
+                here = os.fstat(fd)
                 inner = _open_directory(fd, child, f"{shown}/…/{child}", device)
                 if inner is not None:
-                    stack.append((inner, child, _empty(inner)))
+                    os.close(fd)
+                    fd = inner
+                    stack.append((child, _empty(fd), (here.st_dev, here.st_ino)))
                 continue
             stack.pop()
+            up = os.open("..", _DIRECTORY, dir_fd=fd)
             os.close(fd)
-            os.rmdir(name, dir_fd=stack[-1][0] if stack else parent)
+            fd = up
+            info = os.fstat(fd)
+            if (info.st_dev, info.st_ino) != above:
+                raise StoreError(f"not removed: {shown} is being moved", hint="end what works in it, then try again")
+            os.rmdir(name, dir_fd=fd)
     finally:
-        for fd, _, _ in stack:
-            os.close(fd)
+        os.close(fd)
 
 
 def _empty(fd: int) -> list[str]:
@@ -177,6 +184,11 @@ def _open_directory(parent: int, name: str, shown: str, device: int | None) -> i
             hint=f"see `findmnt {shown}`; unmount it, then try again",
         )
     return fd
+
+
+def printable(text: str) -> str:
+    """A path or word for a record, which is Unicode: bytes that are no UTF-8 as ``\\xff``."""
+    return os.fsencode(text).decode(errors="backslashreplace")
 
 
 class Usage:
