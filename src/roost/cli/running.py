@@ -49,6 +49,8 @@ def run(options: argparse.Namespace) -> int:
 
         sys.stdout.flush()
         sys.stdout.buffer.write(as_json(results, seconds=seconds) + b"\n")
+    elif single and results[0].passed and not (results[0].warnings or results[0].kept or results[0].artifacts):
+        pass  # its output has said all
     elif single:
         from roost.cli.summary import note
 
@@ -76,7 +78,6 @@ def _single(options: argparse.Namespace, loaded: Loaded, name: str, what: roost.
     terminal = sys.stdin.isatty() and sys.stdout.isatty() and not options.json
     with watched(options, [name]) as (watch, stop):
         manager = roost.Manager(loaded, state=options.state, watch=watch)
-        manager.build([name], jobs=options.jobs)
         monitor = watch.monitor
 
         def output(stream: int, data: bytes) -> None:
