@@ -189,8 +189,7 @@ class Manager:
         """A session of a machine, whose layers are made when missing: a context manager."""
         from roost.sessions import Session, fresh_id, terms_of
 
-        self.build([machine])
-        plan = self.plan([machine]).machines[0]
+        plan = self.build([machine]).machines[0]
         record = _record(plan.machine, plan.layers, family=plan.machine.family)
         record.id = fresh_id(machine)
         return Session(self.store, record, terms_of(plan.machine))
@@ -208,17 +207,13 @@ class Manager:
         machine = self.definition.machines.get(record.machine) if self.definition else None
         return Session(self.store, record, terms_of(machine) if machine else Terms(environment=record.environment))
 
-    def run(self, machine: str, run: Run, *, keep: str = "never", **options: Any) -> Result:
+    def run(self, machine: str, run: Run, *, keep: str = "never", jobs: int | None = None, **options: Any) -> Result:
         """One run in a session of its own. ``options`` are those of ``Session.run``; ``keep`` as of ``matrix``."""
         from roost.matrix import run_once
         from roost.sessions import check_sources, terms_of
 
         check_sources(run.sources)
-        self.prepare()
-        plan = self.plan([machine])
-        if plan.to_build:
-            plan = self.build([machine])
-        item = plan.machines[0]
+        item = self.build([machine], jobs=jobs).machines[0]
         record = _record(item.machine, item.layers, family=item.machine.family)
         return run_once(self.store, record, terms_of(item.machine), run, keep=keep, **options)
 
@@ -248,7 +243,7 @@ class Manager:
             if missing:
                 error = next((errors[digest] for digest in missing if digest in errors), None)
                 unmade[item.machine.name] = Result(
-                    machine=item.machine.name, command=run.command, state="error" if error else "skipped",
+                    machine=item.machine.name, command=run.words, state="error" if error else "skipped",
                     error=error.brief if error else "its layers were not made", hint=error.hint if error else "",
                     tail=error.details if error else "",
                 )  # fmt: skip

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from roost.events import RunEnded, RunOutput, RunStarted, Warned
-from roost.host import files
 from roost.pool import Job, Pool
 from roost.results import Result
 from roost.sessions import Session, fresh_id
@@ -43,7 +42,6 @@ class Matrix:
         self._keep = keep
         self._fail_fast = fail_fast
         self._logs = logs
-        self._stop = stop
         self._pool = Pool(jobs, monitor, stop=stop, tick=tick, interval=interval)
         self._results: dict[str, Result] = {}
 
@@ -68,9 +66,7 @@ class Matrix:
     def _result(self, cell: Cell, done: Done) -> Result:
         if done.value is not None:
             return msgspec.convert(done.value, Result)
-        plain = Result(
-            machine=cell.record.machine, command=tuple(map(files.printable, cell.run.command)), state="skipped"
-        )
+        plain = Result(machine=cell.record.machine, command=cell.run.words, state="skipped")
         if done.interrupted:
             return msgspec.structs.replace(plain, state="interrupted")
         if done.error is None:

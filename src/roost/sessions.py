@@ -58,6 +58,11 @@ class Run(Struct, frozen=True, kw_only=True):
     output: str = "artifacts"
     timeout: float | None = None
 
+    @property
+    def words(self) -> tuple[str, ...]:
+        """The command as a result repeats it."""
+        return tuple(map(files.printable, self.command))
+
 
 class Terms(Struct, frozen=True, kw_only=True):
     """A machine's standing terms for its sessions."""
@@ -246,7 +251,7 @@ class Session:
         return msgspec.structs.replace(result, artifacts=artifacts, warnings=(*result.warnings, *warnings))
 
     def changes(self) -> Iterator[Change]:
-        """What is different from the layers below, in the order of paths; then the copy-on-write trees' changes."""
+        """What is different from the layers below, in the order of paths."""
         lowers = [self._store.tree(digest) for digest in reversed(self.record.layers)]
         ignore = frozenset(self.record.mount_points)
         return changes.changes(f"{self.directory}/upper", lowers, ignore=ignore)
@@ -323,7 +328,7 @@ def _result(record: SessionRecord, run: Run, ended: Ended, began: float, tail: b
     if ended.out_of_memory:
         warnings.append("it reached its memory limit, so the kernel killed a process")
     return Result(
-        machine=record.machine, command=tuple(map(files.printable, run.command)), state=state, status=status,
+        machine=record.machine, command=run.words, state=state, status=status,
         signal=runner.signal_name(ended.signal) if ended.signal else "", started=began, seconds=ended.seconds,
         user_seconds=ended.user_seconds, system_seconds=ended.system_seconds, max_rss=ended.max_rss, session=record.id,
         log=log, tail=tail.decode(errors="replace"), error=ended.error, hint=ended.hint, warnings=tuple(warnings),

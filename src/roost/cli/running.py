@@ -85,7 +85,8 @@ def _single(options: argparse.Namespace, loaded: Loaded, name: str, what: roost.
 
         with restored_terminal():
             result = manager.run(
-                name, what, keep=options.keep, terminal=terminal, on_output=output, stdin=standard_input(), stop_fd=stop.fd,
+                name, what, keep=options.keep, jobs=options.jobs, terminal=terminal, on_output=output,
+                stdin=standard_input(), stop_fd=stop.fd,
                 on_start=lambda session: monitor(RunStarted(machine=name, session=session, log="")),
             )  # fmt: skip
         manager.close()

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from roost.engine.spec import nspawn_argv
 from roost.errors import HostError
 from roost.host import cgroups, idmap, runner, syscalls
-from roost.session.overlay import Overlay, lower_names, mount_overlay
+from roost.session.overlay import Overlay, acting_as, lower_names, mount_overlay
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -109,16 +109,12 @@ def _make_mount_points(spec: Spec) -> None:
     wanted += [(item.target, os.path.isdir(item.source)) for item in spec.bound]
     elsewhere = (*_NSPAWN_OWN, "/tmp/") if spec.tmpfs_tmp else _NSPAWN_OWN  # noqa: S108
     root = os.open("merged", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    # unlike mount_overlay, plain rights suffice: everything here belongs to, or is open to, the container's root
-    syscalls.prctl(syscalls.PR_SET_SECUREBITS, syscalls.SECBIT_NO_SETUID_FIXUP)
-    syscalls.set_fs_ids(spec.base, spec.base)
     try:
-        for target, directory in wanted:
-            if not f"{target}/".startswith(elsewhere):
-                make_mount_point(root, target, directory=directory)
+        with acting_as(spec.base):
+            for target, directory in wanted:
+                if not f"{target}/".startswith(elsewhere):
+                    make_mount_point(root, target, directory=directory)
     finally:
-        syscalls.set_fs_ids(0, 0)
-        syscalls.prctl(syscalls.PR_SET_SECUREBITS, 0)
         os.close(root)
 
 
@@ -180,9 +176,8 @@ def become_nspawn(
     os.makedirs("/run/systemd/nspawn", exist_ok=True)
     syscalls.mount("roost", "/run/systemd/nspawn", "tmpfs", options="mode=0755")
     env = {"LISTEN_FDS": str(len(fds)), "LISTEN_PID": "1", "SYSTEMD_NSPAWN_TMPFS_TMP": "1" if spec.tmpfs_tmp else "0"}
-    if (
-        group.born
-    ):  # cgroup v2 inside wherever the host has it: else nspawn copies the group to v1, and waits for the move
+    if group.born:
+        # cgroup v2 inside wherever the host has it: else nspawn copies the group to v1, and waits for the move
         env["SYSTEMD_NSPAWN_UNIFIED_HIERARCHY"] = "1"
     if filters:
         env["SYSTEMD_SECCOMP"] = "0"

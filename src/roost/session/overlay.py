@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,7 @@ from roost.errors import StoreError
 from roost.host import syscalls
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
 OPTIONS_MAX = 4095  # mount(2): one page, less its end
 
@@ -42,21 +43,31 @@ class Overlay(Struct, frozen=True, kw_only=True):
         return text
 
 
+@contextlib.contextmanager
+def acting_as(owner: int) -> Iterator[None]:
+    """Makes files as ``owner`` (0: nothing changes), with all capabilities, as SECBIT_NO_SETUID_FIXUP keeps them.
+
+    For a process that is about to exec or end: the kernel forgets its parent-death signal here.
+    """
+    if not owner:
+        yield
+        return
+    syscalls.prctl(syscalls.PR_SET_SECUREBITS, syscalls.SECBIT_NO_SETUID_FIXUP)
+    syscalls.set_fs_ids(owner, owner)
+    try:
+        yield
+    finally:
+        syscalls.set_fs_ids(os.geteuid(), os.getegid())
+        syscalls.prctl(syscalls.PR_SET_SECUREBITS, 0)
+
+
 def mount_overlay(overlay: Overlay, target: str, *, owner: int) -> None:
     """Mounts as the ids ``owner``: overlayfs makes its work files, and copies up, with the mounter's file system ids.
 
-    With other ids than those of id-mapped upper directories the mount would succeed and be silently read-only. The
-    capabilities are kept through SECBIT_NO_SETUID_FIXUP, so this is for a process that is about to exec or end.
+    With other ids than those of id-mapped upper directories the mount would succeed and be silently read-only.
     """
-    if owner:
-        syscalls.prctl(syscalls.PR_SET_SECUREBITS, syscalls.SECBIT_NO_SETUID_FIXUP)
-        syscalls.set_fs_ids(owner, owner)
-    try:
+    with acting_as(owner):
         syscalls.mount("overlay", target, "overlay", options=overlay.options())
-    finally:
-        if owner:
-            syscalls.set_fs_ids(os.geteuid(), os.getegid())
-            syscalls.prctl(syscalls.PR_SET_SECUREBITS, 0)
 
 
 def lower_names(count: int) -> Sequence[str]:
