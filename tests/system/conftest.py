@@ -55,10 +55,11 @@ def layers() -> dict[str, tuple[str, ...]]:
 
 
 @pytest.fixture(scope="session")
-def tiny_state(place: str) -> str:
-    """A store with the layer ``tiny`` alone; only to be copied."""
+def tiny_state(place: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A store with the layer ``tiny`` alone, and nspawn's filters as the first run has read them; only to be copied."""
     state = f"{place}/tiny"
     make_tiny(state)
+    assert Rig(state, tmp_path_factory.mktemp("tiny")).run("true").status == 0
     return state
 
 

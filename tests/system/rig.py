@@ -159,6 +159,8 @@ def pick(manager: int, victim: str) -> int:
     if victim == "job":
         return below(manager)[0]
     wanted = {"nspawn": "systemd-nspawn", "init": "roost-init", "inside": "sleep"}[victim]
+    # first of all: in a new store an nspawn and a roost-init come and go, to read the seccomp filters of
+    wait_for(lambda: any(name_of(pid) == "sleep" for pid in below(manager)))
     found: int = wait_for(lambda: next((pid for pid in below(manager) if name_of(pid) == wanted), 0))
     return found
 
@@ -173,10 +175,11 @@ def name_of(pid: int) -> str:
 
 def below(pid: int) -> list[int]:
     """All descendants."""
-    found = []
-    for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
-        found += [int(child), *below(int(child))]
-    return found
+    try:
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except OSError:  # it has ended
+        return []
+    return [pid for child in children for pid in (int(child), *below(int(child)))]
 
 
 def link_layers(source: str, target: str, digests: tuple[str, ...]) -> None:

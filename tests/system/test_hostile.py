@@ -9,7 +9,7 @@ import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from system.rig import COMMAND, below, name_of, wait_for
+from system.rig import COMMAND, below, name_of, pick, wait_for
 
 if TYPE_CHECKING:
     from system.rig import Rig
@@ -84,8 +84,8 @@ def test_arguments_that_are_not_utf8(tiny: Rig) -> None:
 
 def test_the_container_dies_with_roost_even_when_its_init_is_stopped(tiny: Rig) -> None:
     with tiny.started("run", "tiny", "--", "sleep", "60") as child:
-        init = wait_for(lambda: next((pid for pid in below(child.pid) if name_of(pid) == "roost-init"), 0))
-        family = wait_for(lambda: [pid for pid in below(child.pid) if name_of(pid) == "sleep"]) and below(child.pid)
+        init = pick(child.pid, "init")
+        family = below(child.pid)
         os.kill(init, signal.SIGSTOP)
         child.kill()
         child.wait()
