@@ -7,6 +7,7 @@ import fnmatch
 import json
 import os
 import time
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -15,10 +16,11 @@ from msgspec import Struct
 from roost import facts
 from roost import plan as planner
 from roost.definition import load as load_definition
-from roost.errors import DefinitionError, Error, HostError, Interrupted, StoreError
+from roost.errors import BusyError, DefinitionError, Error, HostError, Interrupted, LayerGone, StoreError
 from roost.events import ignore
 from roost.host import files
-from roost.store import SessionRecord, Store, run_id
+from roost.records import SessionRecord
+from roost.store import Store, run_id
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -28,9 +30,9 @@ if TYPE_CHECKING:
     from roost.definition.model import Resolved
     from roost.events import Monitor
     from roost.gc import Removal
+    from roost.records import LayerRecord, Machines
     from roost.results import Result
     from roost.sessions import Run, Session
-    from roost.store import LayerRecord
 
 
 def load(path: str | os.PathLike[str] | None = None) -> Loaded:
@@ -41,6 +43,9 @@ def load(path: str | os.PathLike[str] | None = None) -> Loaded:
     from roost.distro.recipe import RECIPES
 
     return load_definition(path, facts=facts.of_distribution, known=RECIPES, architecture=facts.architecture())
+
+
+_TRIES = 3  # when somebody removes a run's layers before it begins
 
 
 class Watch(Struct, kw_only=True):
@@ -96,15 +101,9 @@ class Manager:
         assert self.definition is not None
         try:
             last = self.store.remembered(self.definition.path).machines
-            committed = self.store.names()
         except PermissionError as e:
             raise HostError(f"{e.filename} cannot be read: {e.strerror}", hint="run it with sudo") from None
-        names = {}
-        for name, digest in committed.items():
-            with contextlib.suppress(StoreError):
-                layer = self.store.layer(digest)
-                names[name] = (digest, (*layer.parents, digest), layer.family)
-        known = planner.Known(present=_Present(self.store), last=last, names=names)
+        known = planner.Known(present=_Present(self.store), last=last, names=_Names(self.store))
         return planner.make(machines, known, facts.versions)
 
     # making it
@@ -139,7 +138,10 @@ class Manager:
     ) -> tuple[planner.Plan, dict[str, Error]]:
         self.prepare()
         errors: dict[str, Error] = {}
-        with self.store.layers_kept():
+        plan = self.plan(patterns)
+        if not plan.to_build and self._is_remembered(plan):
+            return plan, errors  # the way to a run: no lock is waited for
+        with self._pinned(plan):
             plan = self.plan(patterns)
             if plan.to_build:
                 errors = self._builder(jobs, keep_failed=keep_failed).build(plan)
@@ -150,6 +152,9 @@ class Manager:
                 "interrupted while layers were made", hint="what was finished stays; the same command goes on"
             )
         return plan, errors
+
+    def _pinned(self, plan: planner.Plan) -> contextlib.AbstractContextManager[None]:
+        return self.store.pinned({digest for item in plan.machines for digest in item.layers})
 
     def _builder(self, jobs: int | None, *, keep_failed: bool) -> Builder:
         from roost.build import Builder, default_jobs  # not needed to run
@@ -164,9 +169,15 @@ class Manager:
         """Records what machines are made from: for the next plan's reasons, and for gc."""
         assert self.definition is not None
         with files.locked(f"{self.store.run}/locks/machines"):
-            self._remember_locked(plan)
+            record = self._updated(plan)
+            if record is not None:
+                self.store.remember(record)
 
-    def _remember_locked(self, plan: planner.Plan) -> None:
+    def _is_remembered(self, plan: planner.Plan) -> bool:
+        return self._updated(plan) is None
+
+    def _updated(self, plan: planner.Plan) -> Machines | None:
+        """The definition's record as it should be; None when it is so."""
         assert self.definition is not None
         record = self.store.remembered(self.definition.path)
         by_digest = {layer.digest: layer for layer in plan.layers}
@@ -180,8 +191,7 @@ class Manager:
         for name in set(record.machines) - set(self.definition.machines):
             del record.machines[name]
             record.chains.pop(name, None)
-        if msgspec.json.encode(record) != before:
-            self.store.remember(record)
+        return None if msgspec.json.encode(record) == before else record
 
     # running
 
@@ -189,10 +199,10 @@ class Manager:
         """A session of a machine, whose layers are made when missing: a context manager."""
         from roost.sessions import Session, fresh_id, terms_of
 
-        plan = self.build([machine]).machines[0]
-        record = _record(plan.machine, plan.layers, family=plan.machine.family)
+        item = self.build([machine]).machines[0]
+        record = _record(item)
         record.id = fresh_id(machine)
-        return Session(self.store, record, terms_of(plan.machine))
+        return Session(self.store, record, terms_of(item.machine))
 
     def open_session(self, session: str) -> Session:
         """A kept session, opened again: a context manager. Raises StoreError."""
@@ -213,9 +223,15 @@ class Manager:
         from roost.sessions import check_sources, terms_of
 
         check_sources(run.sources)
-        item = self.build([machine], jobs=jobs).machines[0]
-        record = _record(item.machine, item.layers, family=item.machine.family)
-        return run_once(self.store, record, terms_of(item.machine), run, keep=keep, **options)
+
+        def once() -> Result:
+            item = self.build([machine], jobs=jobs).machines[0]
+            return run_once(self.store, _record(item), terms_of(item.machine), run, keep=keep, **options)
+
+        for _ in range(_TRIES):
+            with contextlib.suppress(LayerGone):
+                return once()
+        return once()
 
     def matrix(
         self, patterns: Sequence[str], run: Run, *, profile: str = "", jobs: int | None = None, keep: str = "never",
@@ -248,15 +264,14 @@ class Manager:
                     tail=error.details if error else "",
                 )  # fmt: skip
                 continue
-            record = _record(item.machine, item.layers, family=item.machine.family)
             for number in range(times):
                 key = item.machine.name if times == 1 else f"{item.machine.name}.{number + 1}"
-                cells.append(Cell(record=record, terms=terms_of(item.machine), run=run, key=key))
+                cells.append(Cell(record=_record(item), terms=terms_of(item.machine), run=run, key=key))
         matrix = Matrix(
             self.store, watch.monitor, jobs=jobs or default_jobs(), keep=keep, fail_fast=fail_fast, logs=logs, stop=watch.stop,
             tick=watch.tick, interval=watch.interval,
         )  # fmt: skip
-        with self.store.alive(f"results-{os.path.basename(logs)}"):
+        with self.store.alive(f"results-{os.path.basename(logs)}"), self._pinned(plan):
             results = [*unmade.values(), *matrix.run(cells)]
         order = {name: number for number, name in enumerate(names)}
         results.sort(key=lambda result: order[result.machine])
@@ -271,28 +286,18 @@ class Manager:
         from roost.commit import commit
 
         self.prepare()
-        with self.store.layers_kept():
-            return commit(self.store, session, name)
+        return commit(self.store, session, name)
 
     def remove_session(self, session: str) -> None:
         """Removes a kept session. Raises StoreError, or BusyError when it is in use."""
 
         self.prepare()
-        directory = self.store.session_directory(session)
-        if not os.path.isdir(directory):
-            self.store.session(session)  # raises
         with self.store.alive(session):
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(f"{directory}/session.json")  # from here on the next start clears what we do not
-            files.remove_tree(directory)
+            self.store.remove_session(session)
 
     def remove_layer(self, word: str) -> LayerRecord:
         """Removes a layer that nothing stands on. Raises StoreError, or BusyError saying what does."""
         self.prepare()
-        with self.store.layers_removable():
-            return self._remove_layer(word)
-
-    def _remove_layer(self, word: str) -> LayerRecord:
         layer = self.store.find_layer(word)
         users = [f"session {s.id}" for s, _ in self.store.sessions() if layer.digest in s.layers]
         users += [
@@ -300,15 +305,19 @@ class Manager:
             for other in self.store.layers()
             if layer.digest in other.parents
         ]
+        busy = BusyError(f"layer {layer.digest[:12]} is in use", details="\n".join(users), hint="remove those first")
         if users:
-            from roost.errors import BusyError
-
-            raise BusyError(f"layer {layer.digest[:12]} is in use", details="\n".join(users), hint="remove those first")
+            raise busy
+        if not self.store.remove_layers([layer.digest], self._in_use_now):
+            raise busy
         for name, digest in self.store.names().items():
             if digest == layer.digest:
                 self.store.remove_name(name)
-        self.store.remove_layer(layer.digest)
         return layer
+
+    def _in_use_now(self) -> set[str]:
+        running = {digest for session, _ in self.store.running() for digest in session.layers}
+        return running | self.store.referred_to()
 
     def packages(self, layer: LayerRecord) -> dict[str, str]:
         """The packages of a layer with all below it: name → version; empty when the layers have no list of them."""
@@ -336,8 +345,27 @@ class Manager:
 
         self.prepare()
         chains = [item.layers for item in self.plan().machines] if self.definition else []
-        with contextlib.nullcontext() if dry_run else self.store.layers_removable():
-            return collect(self.store, chains, dry_run=dry_run)
+        return collect(self.store, chains, dry_run=dry_run)
+
+
+class _Names(Mapping[str, tuple[str, tuple[str, ...], str]]):
+    """The committed layers, read when a plan asks for one: a store may have thousands."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def __getitem__(self, name: str) -> tuple[str, tuple[str, ...], str]:
+        try:
+            layer = self._store.layer(self._store.named(name))
+        except StoreError:
+            raise KeyError(name) from None
+        return layer.digest, (*layer.parents, layer.digest), layer.family
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._store.names())
+
+    def __len__(self) -> int:
+        return len(self._store.names())
 
 
 class _Present:
@@ -350,9 +378,10 @@ class _Present:
         return self._store.has(str(digest))
 
 
-def _record(machine: Resolved, layers: tuple[str, ...], *, family: str) -> SessionRecord:
+def _record(item: planner.MachinePlan) -> SessionRecord:
+    machine = item.machine
     return SessionRecord(
-        id="", machine=machine.name, layers=layers, family=family, created=time.time(), network=machine.network,
+        id="", machine=machine.name, layers=item.layers, family=machine.family, created=time.time(), network=machine.network,
         private_users=machine.private_users, environment=machine.environment,
     )  # fmt: skip
 

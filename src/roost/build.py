@@ -23,9 +23,10 @@ from roost.errors import Error, NetworkDown, StepError, StoreError
 from roost.events import LayerEnded, LayerOutput, LayerStarted, LayerStep
 from roost.host import files, runner, syscalls
 from roost.pool import Job, Pool
+from roost.records import LayerRecord, SessionRecord
 from roost.session.overlay import Overlay, mount_overlay
 from roost.sessions import init_path
-from roost.store import LayerRecord, SessionRecord, new_id
+from roost.store import new_id
 from roost.version import __version__
 
 if TYPE_CHECKING:
@@ -357,12 +358,13 @@ class LayerMaker:
             id=session, machine=_host_name(self._layer), layers=self._parents, family=self._layer.family, created=time.time(),
             kept=True, mount_points=self._mount_points, reason=f"failed: {self._layer.name}", state="failed",
         )  # fmt: skip
-        directory = self._store.session_directory(session)
+        directory = self._store.running_directory(session)
         with self._store.alive(session):
             os.mkdir(directory, 0o700)
             os.rename(f"{stage}/upper", f"{directory}/upper")
             os.mkdir(f"{directory}/work", 0o700)
-            self._store.write_session(record, durable=True)
+            self._store.write_session(record, directory, durable=True)
+            self._store.keep_session(record)
         return session
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from roost.errors import StoreError
 from roost.host import runner
 from roost.plan import FORMAT, digest
-from roost.store import LayerRecord
+from roost.records import LayerRecord
 from roost.version import __version__
 
 if TYPE_CHECKING:
@@ -54,8 +54,9 @@ def commit(store: Store, session: str, name: str) -> LayerRecord:
             seconds=time.monotonic() - began,
             roost=__version__,
         )  # fmt: skip
-        store.publish(stage, layer)
-        store.set_name(name, layer.digest)
+        with store.pinned((*record.layers, layer.digest)):  # until it has a name
+            store.publish(stage, layer)
+            store.set_name(name, layer.digest)
     return store.layer(layer.digest)
 
 

@@ -7,6 +7,7 @@ The library raises, it never exits; ``roost.cli`` alone prints an error and turn
     ├── HostError             3   this host lacks something, or refused something
     ├── CommandError          4   a program that Roost needed failed
     ├── StoreError            6   layers, sessions and results on disk
+    │   └── LayerGone             a layer was removed while a session began
     ├── BusyError             7   somebody else holds it
     ├── NetworkDown           9   a mirror cannot be reached
     ├── StepError            10   a layer's step failed
@@ -53,6 +54,10 @@ class StoreError(Error):
     """The store has no such thing, or cannot hold it."""
 
     exit_code = 6
+
+
+class LayerGone(StoreError):
+    """A layer was removed between the plan and the session; planning again helps."""
 
 
 class BusyError(Error):

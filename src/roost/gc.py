@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
-from roost.errors import BusyError
 from roost.host import files
 
 if TYPE_CHECKING:
@@ -31,7 +30,8 @@ RESULTS_KEPT = 50  # the newest runs' logs
 def collect(store: Store, chains: Iterable[tuple[str, ...]], *, dry_run: bool) -> list[Removal]:
     """Removes, from the top down, what is not in ``chains`` nor used otherwise; with ``dry_run`` only says so.
 
-    A layer that a session starts to use meanwhile stays: it is looked at again just before it goes.
+    A layer that somebody starts to use meanwhile stays. The layers are listed before their users: whoever publishes one
+    has a pin or a record by then, and gives up a pin only once something else names the layer.
     """
     found = []
     for record in store.all_remembered():
@@ -39,35 +39,35 @@ def collect(store: Store, chains: Iterable[tuple[str, ...]], *, dry_run: bool) -
             found.append(Removal(kind="definition", name=record.definition, reason="the file is gone"))
             if not dry_run:
                 store.forget(record.definition)
-    used = _used(store, chains, gone={item.name for item in found})
-    for layer in sorted(store.layers(), key=lambda item: -len(item.parents)):
-        if layer.digest in used:
-            continue
-        if not dry_run:
-            try:
-                store.remove_layer(layer.digest)
-            except BusyError:
-                continue
-        found.append(
-            Removal(kind="layer", name=f"{layer.digest[:12]} {layer.name}", reason="nothing uses it", size=layer.size)
-        )
+    layers = {layer.digest: layer for layer in store.layers()}
+    parents = {digest: layer.parents for digest, layer in layers.items()}
+    chains = tuple(chains)
+    gone = {item.name for item in found}
+
+    def used() -> set[str]:
+        return _used(store, chains, gone=gone, parents=parents)
+
+    removed = layers.keys() - used()
+    if removed and not dry_run:
+        removed = store.remove_layers(removed, used)
+    for layer in layers.values():
+        if layer.digest in removed:
+            name = f"{layer.digest[:12]} {layer.name}"
+            found.append(Removal(kind="layer", name=name, reason="nothing uses it", size=layer.size))
     return found + _old_results(store, dry_run=dry_run)
 
 
-def _used(store: Store, chains: Iterable[tuple[str, ...]], gone: set[str]) -> set[str]:
+def _used(
+    store: Store, chains: Iterable[tuple[str, ...]], gone: set[str], parents: dict[str, tuple[str, ...]]
+) -> set[str]:
     used = {digest for chain in chains for digest in chain}
+    used.update(digest for session, _ in store.running() for digest in session.layers)
     for record in store.all_remembered():
         if record.definition not in gone:
             used.update(digest for chain in record.chains.values() for digest in chain)
-    for digest in store.names().values():
-        used.add(digest)
-        if store.has(digest):
-            used.update(store.layer(digest).parents)
-    return used | _in_sessions(store)
-
-
-def _in_sessions(store: Store) -> set[str]:
-    return {digest for record, _ in store.sessions() for digest in record.layers}
+    for digest in {*store.names().values(), *store.referred_to()}:
+        used.update((digest, *parents.get(digest, ())))
+    return used
 
 
 def _old_results(store: Store, *, dry_run: bool) -> list[Removal]:

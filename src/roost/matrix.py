@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 
     from roost.events import Monitor
     from roost.pool import Done, Stop
+    from roost.records import SessionRecord
     from roost.sessions import Run, Terms
-    from roost.store import SessionRecord, Store
+    from roost.store import Store
 
 
 class Cell(msgspec.Struct, frozen=True, kw_only=True):

@@ -28,8 +28,9 @@ if TYPE_CHECKING:
     from roost.definition.model import Resolved
     from roost.engine.execute import Ended
     from roost.host.ranges import Range
+    from roost.records import SessionRecord
     from roost.session.changes import Change
-    from roost.store import SessionRecord, Store
+    from roost.store import Store
 
 TAIL = 4096  # bytes of a run's output that its result repeats
 SOURCE_TARGET = "/src"
@@ -100,7 +101,7 @@ class Session:
         self._store = store
         self.record = record
         self._terms = terms or Terms(environment=record.environment)
-        self.directory = store.session_directory(record.id)
+        self.directory = store.session_directory(record.id) if record.kept else store.running_directory(record.id)
         self._used = False
         self._stack = contextlib.ExitStack()
         self._range: Range | None = None
@@ -123,7 +124,8 @@ class Session:
                 stack.callback(self._leave)
                 os.mkdir(f"{self.directory}/upper", 0o755)
                 os.mkdir(f"{self.directory}/work", 0o700)
-            self._store.write_session(self.record)
+            self._store.write_session(self.record, self.directory)
+            self._store.check_layers(self.record.layers)  # no sooner: from now on none of them is removed
             self._stack = stack.pop_all()
         return self
 
@@ -142,8 +144,12 @@ class Session:
         finally:
             os.close(fd)
         self._forget_volatile()
+        was_kept = self.record.kept
         self.record = msgspec.structs.replace(self.record, kept=True, reason=files.printable(reason), state=state)
-        self._store.write_session(self.record, durable=True)
+        self._store.write_session(self.record, self.directory, durable=True)
+        if not was_kept:
+            self._store.keep_session(self.record)
+            self.directory = self._store.session_directory(self.id)
 
     def _forget_volatile(self) -> None:
         """Removes overlayfs's mark that nothing was synced; a second mount would be refused because of it."""

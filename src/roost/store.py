@@ -3,9 +3,11 @@
     STATE/                       /var/lib/roost, or DIR with --state DIR
       layers/<digest>/           published by rename, then never changed
         layer.json  tree/
-      layers/.stage-*/           being made; whoever makes it holds its lock file
       names/<name>               the digest of a committed layer
-      sessions/<id>/             session.json  upper/  work/  and one directory for each copy-on-write tree
+      running/<id>/              a session to be thrown away: session.json  upper/  work/  and a directory for each source
+      sessions/<id>/             a session that is kept, moved here by rename
+      references/<digest>/<id>   an empty file: a kept session stands on this layer (its topmost)
+      staging/<kind>-*/          being made or removed
       machines/<hash>.json       what each definition's machines were last built from
       results/<id>/              result.json, logs
       seccomp-*                  nspawn's filters, see roost.engine.seccomp
@@ -13,7 +15,10 @@
     RUN/                         /run/roost or STATE/run: mnt (an empty mount point), ranges/, locks/
 
 Who works on something holds an flock on its file below RUN/locks: a lock that is free means that its owner is dead, so
-that what it left may be cleared. No lock is needed to run.
+that what it left may be cleared. No lock of others is waited for to run.
+
+What is looked through at every start is only what is at work (running, staging, locks): a store may have thousands of
+layers and kept sessions.
 """
 
 from __future__ import annotations
@@ -22,63 +27,21 @@ import contextlib
 import os
 import time
 import zlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
-from msgspec import Struct
 
-from roost.errors import BusyError, HostError, StoreError
+from roost.errors import BusyError, HostError, LayerGone, StoreError
 from roost.host import cgroups, files
+from roost.records import LayerRecord, Machines, SessionRecord
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from roost.host.ranges import Ranges
 
 
 RANGES = "/run/roost/ranges"  # of the host, whatever the state: two Roosts must not give out the same ids
-
-
-class LayerRecord(Struct, kw_only=True):
-    """layer.json. ``parents`` from the base up, without itself; ``created`` in seconds since the epoch."""
-
-    digest: str
-    parents: tuple[str, ...]
-    kind: str
-    name: str
-    family: str
-    facts: dict[str, Any]
-    created: float
-    seconds: float = 0.0
-    size: int = 0
-    files: int = 0
-    roost: str = ""
-
-
-class SessionRecord(Struct, kw_only=True):
-    """session.json: all that is needed to open the session again. ``layers`` from the base up."""
-
-    id: str
-    machine: str
-    layers: tuple[str, ...]
-    family: str
-    created: float
-    kept: bool = False
-    network: str = "host"
-    private_users: bool = True
-    environment: dict[str, str] = {}
-    user: str = "root"
-    mount_points: tuple[str, ...] = ()
-    reason: str = ""
-    state: str = ""
-
-
-class Machines(Struct, kw_only=True):
-    """machines/<hash>.json: a definition and what its machines were last built from, as (role, digest, facts)."""
-
-    definition: str
-    machines: dict[str, list[tuple[str, str, dict[str, Any]]]] = {}
-    chains: dict[str, tuple[str, ...]] = {}
 
 
 class Store:
@@ -107,8 +70,10 @@ class Store:
     def prepare(self) -> None:
         """Makes the directories. Raises HostError when this may not be done here."""
         try:
-            for name in ("layers", "names", "sessions", "machines", "results"):
+            for name in ("layers", "names", "running", "sessions", "staging", "machines", "results"):
                 os.makedirs(f"{self.state}/{name}", mode=0o700, exist_ok=True)
+            if not os.path.isdir(f"{self.state}/references"):
+                self.repair_references()
             os.makedirs(f"{self.cache}/packages", mode=0o755, exist_ok=True)
             for path in (self.mount_point, RANGES, f"{self.run}/locks"):
                 os.makedirs(path, mode=0o700, exist_ok=True)
@@ -153,11 +118,8 @@ class Store:
 
     def find_layer(self, word: str) -> LayerRecord:
         """A layer by its name or by the start of its digest. Raises StoreError when it is none, or not the only one."""
-        with (
-            contextlib.suppress(OSError, UnicodeDecodeError),
-            open(f"{self.state}/names/{_plain(word)}", encoding="ascii") as stream,
-        ):
-            return self.layer(stream.read().strip())
+        if os.path.exists(f"{self.state}/names/{_plain(word)}"):
+            return self.layer(self.named(word))
         found = [name for name in _names(f"{self.state}/layers") if name.startswith(word)] if len(word) >= 4 else []
         if len(found) != 1:
             what = f"{len(found)} layers start with {word}" if found else f"there is no layer {word}"
@@ -167,8 +129,8 @@ class Store:
     @contextlib.contextmanager
     def staged(self, kind: str) -> Iterator[str]:
         """A directory to fill and to publish, with the lock that keeps it from being cleared; gone if not published."""
-        name = f".{kind}-{os.urandom(8).hex()}"
-        path = f"{self.state}/layers/{name}"
+        name = f"{kind}-{os.urandom(8).hex()}"
+        path = f"{self.state}/staging/{name}"
         with self.alive(name):
             os.mkdir(path, 0o700)
             try:
@@ -184,35 +146,45 @@ class Store:
         os.chmod(stage, 0o700)
         return files.publish(stage, f"{self.state}/layers/{record.digest}")
 
-    def remove_layer(self, digest: str) -> None:
-        """Takes the layer's name away first, so that no reader ever sees a part of it; then removes it.
+    def remove_layers(self, digests: Iterable[str], used: Callable[[], set[str]]) -> set[str]:
+        """Removes layers that are not ``used``; those that it removed.
 
-        A session that has just been made on it keeps it: then it gets its name back (BusyError).
+        Each is taken away by a rename, so that no reader ever sees a part of it. Only then is it asked what is used:
+        whoever began to use one meanwhile has either said so by then, and it is put back, or finds it gone (LayerGone).
         """
-        path = f"{self.state}/layers/{digest}"
-        with self.staged("trash") as trash, contextlib.suppress(FileNotFoundError):
-            os.rename(path, f"{trash}/layer")
-            if any(digest in session.layers for session, _ in self.sessions()):
-                os.rename(f"{trash}/layer", path)
-                raise BusyError(f"layer {digest[:12]} is in use", hint="see `roost session list`")
+        taken = set()
+        with self.staged("trash") as trash:
+            for digest in digests:
+                with contextlib.suppress(FileNotFoundError):
+                    os.rename(f"{self.state}/layers/{digest}", f"{trash}/{digest}")
+                    taken.add(digest)
+            for digest in taken & used():
+                self._put_back(trash, digest)
+                taken.remove(digest)
+        return taken
+
+    def _put_back(self, trash: str, digest: str) -> None:
+        files.publish(f"{trash}/{digest}", f"{self.state}/layers/{digest}")
+
+    def check_layers(self, digests: Iterable[str]) -> None:
+        """Raises LayerGone unless all are there; to be asked once a record names them, when none of them is removed."""
+        for digest in digests:
+            if not self.has(digest):
+                raise LayerGone(f"layer {digest[:12]} was removed meanwhile", hint="`roost build` makes it again")
 
     @contextlib.contextmanager
-    def layers_kept(self) -> Iterator[None]:
-        """While this is held no layer is removed: a build stands on layers that no record names yet."""
-        with files.locked(f"{self.run}/locks/layers", shared=True):
-            yield
-
-    @contextlib.contextmanager
-    def layers_removable(self) -> Iterator[None]:
-        """For removing layers. Raises BusyError when something is being built for longer than a moment."""
-        with contextlib.ExitStack() as stack:
+    def pinned(self, digests: Iterable[str]) -> Iterator[None]:
+        """While this is held none of these layers is removed, whether they are there already or are being made."""
+        name = f"pin-{os.urandom(8).hex()}"
+        directory = self.running_directory(name)
+        with self.alive(name):
+            os.mkdir(directory, 0o700)
             try:
-                stack.enter_context(files.locked(f"{self.run}/locks/layers", seconds=3.0))
-            except BusyError:
-                raise BusyError(
-                    "layers are being made", hint="wait for the other roost to finish, then try again"
-                ) from None
-            yield
+                record = SessionRecord(id=name, machine="", layers=tuple(digests), family="", created=time.time())
+                self.write_session(record, directory)
+                yield
+            finally:
+                files.remove_tree(directory)
 
     # names
 
@@ -223,6 +195,14 @@ class Store:
             with contextlib.suppress(OSError), open(f"{self.state}/names/{name}", encoding="ascii") as stream:
                 found[name] = stream.read().strip()
         return found
+
+    def named(self, name: str) -> str:
+        """The digest that a name means. Raises StoreError."""
+        try:
+            with open(f"{self.state}/names/{_plain(name)}", encoding="ascii") as stream:
+                return stream.read().strip()
+        except (OSError, UnicodeDecodeError):
+            raise StoreError(f"there is no layer {name}", hint="see `roost layer list`") from None
 
     def set_name(self, name: str, digest: str) -> None:
         """Lets ``name`` mean ``digest`` from now on."""
@@ -236,13 +216,21 @@ class Store:
     # sessions
 
     def session_directory(self, session: str) -> str:
-        """Where a session keeps what it changed."""
-        return f"{self.state}/sessions/{_plain(session)}"
+        """Where a session is that exists."""
+        running = self.running_directory(session)
+        return running if os.path.isdir(running) else f"{self.state}/sessions/{session}"
+
+    def running_directory(self, session: str) -> str:
+        """Where a session is until it is kept."""
+        return f"{self.state}/running/{_plain(session)}"
 
     def session(self, session: str) -> SessionRecord:
         """The record of a session. Raises StoreError."""
+        return self._session(self.session_directory(session), session)
+
+    def _session(self, directory: str, session: str) -> SessionRecord:
         try:
-            with open(f"{self.session_directory(session)}/session.json", "rb") as stream:
+            with open(f"{directory}/session.json", "rb") as stream:
                 return msgspec.json.decode(stream.read(), type=SessionRecord)
         except (FileNotFoundError, NotADirectoryError):
             raise StoreError(f"there is no session {session}", hint="see `roost session list`") from None
@@ -251,34 +239,96 @@ class Store:
                 f"the record of session {session} is damaged: {e}", hint=f"`roost session remove {session}`"
             ) from None
 
+    def running(self) -> list[tuple[SessionRecord, bool]]:
+        """What stands on layers and ends: sessions that are thrown away, and pins, whose record names no machine."""
+        return self._sessions("running")
+
     def sessions(self) -> list[tuple[SessionRecord, bool]]:
         """All sessions, the oldest first, each with whether somebody is using it now."""
-        found = []
-        for name in _names(f"{self.state}/sessions"):
-            with contextlib.suppress(StoreError):
-                found.append((self.session(name), self.is_alive(name)))
-        return sorted(found, key=lambda item: item[0].created)
+        running = [item for item in self.running() if item[0].machine]
+        return sorted([*self._sessions("sessions"), *running], key=lambda item: item[0].created)
 
-    def write_session(self, record: SessionRecord, *, durable: bool = False) -> None:
+    def _sessions(self, where: str) -> list[tuple[SessionRecord, bool]]:
+        found = []
+        for name in _names(f"{self.state}/{where}"):
+            with contextlib.suppress(StoreError):
+                found.append((self._session(f"{self.state}/{where}/{name}", name), self.is_alive(name)))
+        return found
+
+    def write_session(self, record: SessionRecord, directory: str, *, durable: bool = False) -> None:
         """Writes the record of a session whose directory exists."""
-        path = f"{self.session_directory(record.id)}/session.json"
-        files.write_atomic(path, msgspec.json.encode(record), durable=durable)
+        files.write_atomic(f"{directory}/session.json", msgspec.json.encode(record), durable=durable)
+
+    def keep_session(self, record: SessionRecord) -> None:
+        """Moves a running session whose record says ``kept`` to those that stay; all of it is on the disk then.
+
+        A process that is killed on the way is no loss: the next start goes on where it ended.
+        """
+        running, kept = self.running_directory(record.id), f"{self.state}/sessions/{record.id}"
+        self._refer(record)
+        os.rename(running, kept)
+        files.fsync_directory(os.path.dirname(kept))
+        files.fsync_directory(os.path.dirname(running))
+
+    def remove_session(self, session: str) -> None:
+        """Removes a kept session that nobody uses, by a rename first. Raises StoreError when there is none."""
+        path = f"{self.state}/sessions/{_plain(session)}"
+        try:
+            layers = self._session(path, session).layers
+        except StoreError:
+            if not os.path.isdir(path):
+                raise
+            layers = ()  # a damaged record: its references are dropped when gc finds nothing behind them
+        with self.staged("trash") as trash:
+            os.rename(path, f"{trash}/session")
+            for digest in layers[-1:]:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(f"{self.state}/references/{digest}/{session}")
+
+    def _refer(self, record: SessionRecord) -> None:
+        for digest in record.layers[-1:]:
+            directory = f"{self.state}/references/{digest}"
+            os.makedirs(directory, mode=0o700, exist_ok=True)
+            os.close(os.open(f"{directory}/{record.id}", os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+            files.fsync_directory(directory)
+            files.fsync_directory(f"{self.state}/references")
+
+    def referred_to(self) -> set[str]:
+        """The topmost layers of the kept sessions."""
+        return {digest for digest in _names(f"{self.state}/references") if self.is_referred_to(digest)}
+
+    def is_referred_to(self, digest: str) -> bool:
+        """Whether a kept session has it as its topmost layer."""
+        return any(
+            os.path.isdir(f"{self.state}/sessions/{name}") or os.path.isdir(f"{self.state}/running/{name}")
+            for name in _names(f"{self.state}/references/{digest}")
+        )
+
+    def repair_references(self) -> None:
+        """Writes the references anew from the sessions' own records, as for a store of an older Roost."""
+        new = f"{self.state}/references"
+        os.makedirs(new, mode=0o700, exist_ok=True)
+        for record, _ in self._sessions("sessions"):
+            self._refer(record)
 
     def ask_to_keep(self, session: str) -> None:
         """Asks whoever uses a session to keep it at its end. Raises StoreError."""
         self.session(session)
-        files.write_atomic(f"{self.session_directory(session)}/keep", b"")
+        try:
+            files.write_atomic(f"{self.running_directory(session)}/keep", b"")
+        except FileNotFoundError:
+            raise StoreError(f"session {session} has just ended", hint="see `roost session list`") from None
 
     def is_asked_to_keep(self, session: str) -> bool:
         """Whether somebody did."""
-        return os.path.exists(f"{self.session_directory(session)}/keep")
+        return os.path.exists(f"{self.running_directory(session)}/keep")
 
     # who is at work
 
     @contextlib.contextmanager
     def alive(self, name: str) -> Iterator[None]:
         """Says that ``name`` is in use for as long as this is held; a killed process stops saying so."""
-        path = f"{self.run}/locks/{name}"
+        path = f"{self.run}/locks/{_plain(name)}"
         fd = files.try_lock(path)
         for _ in range(20):  # somebody may be asking `is_alive` at this moment
             if fd is not None:
@@ -310,33 +360,42 @@ class Store:
 
         Only what Roost's own records and names say is its own; returns what was cleared, as a person would call it.
         """
-        cleared = [
-            f"half-made layer {name}"
-            for name in _names(f"{self.state}/layers", hidden=True)
-            if self._dead(name) and _removed(f"{self.state}/layers/{name}")
-        ]
-        cleared += [
-            f"session {name}"
-            for name in _names(f"{self.state}/sessions")
-            if self._dead(name) and not self._is_kept(name) and _removed(self.session_directory(name))
-        ]
+        staging, running = f"{self.state}/staging", f"{self.state}/running"
+        cleared = [text for name in _names(staging) if self._dead(name) and (text := self._clear_staged(name))]
+        cleared += [text for name in _names(running) if self._dead(name) and (text := self._clear(name))]
         for group in cgroups.find(self.group_prefix):
             name = os.path.basename(group.paths[0]).removeprefix(self.group_prefix)
             if not self.is_alive(name) and cgroups.remove(group, seconds=1.0):
                 cleared.append(f"control group {name}")
         for directory in (RANGES, f"{self.run}/locks"):
             for name in _names(directory, hidden=True) + _names(directory):
-                _drop_free_lock(f"{directory}/{name}")
+                files.drop_free_lock(f"{directory}/{name}")
         return cleared
 
     def _dead(self, name: str) -> bool:
         return not self.is_alive(name)
 
-    def _is_kept(self, name: str) -> bool:
-        try:
-            return self.session(name).kept
-        except StoreError:  # without a record it was never whole; a damaged one may be of something kept
-            return os.path.exists(f"{self.session_directory(name)}/session.json")
+    def _clear_staged(self, name: str) -> str:
+        """Removes what was being made or removed; a layer that somebody named meanwhile is put back first."""
+        path = f"{self.state}/staging/{name}"
+        if name.startswith("trash-"):
+            named = set(self.names().values())
+            for digest in _names(path):
+                if digest in named or self.is_referred_to(digest):
+                    self._put_back(path, digest)
+        return f"half-made {name}" if _removed(path) else ""
+
+    def _clear(self, session: str) -> str:
+        """Ends what a dead process began: removes its session, or keeps it when its record says so; what was done."""
+        directory = self.running_directory(session)
+        with contextlib.suppress(StoreError):
+            record = self._session(directory, session)
+            if record.kept:
+                self.keep_session(record)
+                return f"session {session}, which is kept"
+            if not record.machine:
+                return f"pin {session}" if _removed(directory) else ""
+        return f"session {session}" if _removed(directory) else ""
 
     # machines
 
@@ -412,14 +471,3 @@ def _removed(path: str) -> bool:
     except (OSError, StoreError):
         return False
     return True
-
-
-def _drop_free_lock(path: str) -> None:
-    """Unlinks a lock file that nobody holds; holding it meanwhile, so that nobody can take it and lose its name."""
-    with contextlib.suppress(OSError):
-        fd = files.try_lock(path)
-        if fd is not None:
-            try:
-                os.unlink(path)
-            finally:
-                os.close(fd)

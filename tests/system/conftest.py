@@ -87,7 +87,8 @@ def farm(farm_state: str, tmp_path: Path) -> Iterator[Rig]:
     yield rig
     left = rig.sessions()
     for name in left:
-        files.remove_tree(f"{farm_state}/sessions/{name}")
+        for kind in ("running", "sessions"):
+            files.remove_tree(f"{farm_state}/{kind}/{name}")
     assert not left, f"sessions that the test left in the shared store: {left}"
 
 

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import roost
-from roost.store import LayerRecord, Store
+from roost.records import LayerRecord
+from roost.store import Store
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -135,8 +136,8 @@ class Rig:
             child.communicate()
 
     def sessions(self) -> list[str]:
-        """What is in the store's directory of sessions."""
-        return sorted(os.listdir(f"{self.state}/sessions"))
+        """The sessions in the store, whether kept, in use or left over."""
+        return sorted(name for place in ("running", "sessions") for name in os.listdir(f"{self.state}/{place}"))
 
     def upper(self, session: str) -> str:
         """What a session changed, as it is on the disk."""

@@ -16,7 +16,7 @@ from roost.errors import StoreError
 if TYPE_CHECKING:
     import argparse
 
-    from roost.store import LayerRecord
+    from roost.records import LayerRecord
 
 
 def _manager(options: argparse.Namespace) -> roost.Manager:

@@ -41,6 +41,17 @@ def try_lock(path: str, *, shared: bool = False) -> int | None:
         os.close(fd)
 
 
+def drop_free_lock(path: str) -> None:
+    """Unlinks a lock file that nobody holds; holding it meanwhile, so that nobody can take it and lose its name."""
+    with contextlib.suppress(OSError):
+        fd = try_lock(path)
+        if fd is not None:
+            try:
+                os.unlink(path)
+            finally:
+                os.close(fd)
+
+
 @contextlib.contextmanager
 def locked(path: str, *, seconds: float | None = None, shared: bool = False) -> Iterator[int]:
     """Holds an flock on ``path``; waits at most ``seconds`` for it (None: for ever).

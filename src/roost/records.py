@@ -1,0 +1,49 @@
+"""The records that a store keeps as JSON, each beside what it describes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from msgspec import Struct
+
+
+class LayerRecord(Struct, kw_only=True):
+    """layer.json. ``parents`` from the base up, without itself; ``created`` in seconds since the epoch."""
+
+    digest: str
+    parents: tuple[str, ...]
+    kind: str
+    name: str
+    family: str
+    facts: dict[str, Any]
+    created: float
+    seconds: float = 0.0
+    size: int = 0
+    files: int = 0
+    roost: str = ""
+
+
+class SessionRecord(Struct, kw_only=True):
+    """session.json: all that is needed to open the session again. ``layers`` from the base up."""
+
+    id: str
+    machine: str
+    layers: tuple[str, ...]
+    family: str
+    created: float
+    kept: bool = False
+    network: str = "host"
+    private_users: bool = True
+    environment: dict[str, str] = {}
+    user: str = "root"
+    mount_points: tuple[str, ...] = ()
+    reason: str = ""
+    state: str = ""
+
+
+class Machines(Struct, kw_only=True):
+    """machines/<hash>.json: a definition and what its machines were last built from, as (role, digest, facts)."""
+
+    definition: str
+    machines: dict[str, list[tuple[str, str, dict[str, Any]]]] = {}
+    chains: dict[str, tuple[str, ...]] = {}
