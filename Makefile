@@ -24,6 +24,7 @@ $(VENV)/.ready: Makefile pyproject.toml requirements.lock hatch_build.py src/roo
 	@test -x $(VENV)/bin/python || { echo "setup: making $(VENV)"; $(PYTHON) -m venv $(VENV); }
 	@echo "setup: installing the locked dependencies and Roost itself"
 	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	@$(VENV)/bin/python -m pip uninstall --quiet --yes setuptools  # unused, and its .pth file is run at every start
 	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@$(VENV)/bin/python -m compileall -q src $(VENV)/lib >/dev/null || true
 	@touch $@

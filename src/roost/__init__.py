@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 from roost.version import __version__
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from roost.api import Manager, Watch, load
     from roost.errors import Error
     from roost.gc import Removal
     from roost.plan import Plan
-    from roost.pool import Stop
     from roost.results import Artifact, Result
     from roost.sessions import Run, Session, Source
+    from roost.stop import Stop
 
 _PUBLIC = {
     "Artifact": "roost.results", "Error": "roost.errors", "Manager": "roost.api", "Plan": "roost.plan", "Removal": "roost.gc",
     "Result": "roost.results", "Run": "roost.sessions", "Session": "roost.sessions", "Source": "roost.sessions",
-    "Stop": "roost.pool", "Watch": "roost.api", "load": "roost.api",
+    "Stop": "roost.stop", "Watch": "roost.api", "load": "roost.api",
 }  # fmt: skip
 
 __all__ = [

@@ -20,7 +20,8 @@ from roost.errors import BusyError, DefinitionError, Error, HostError, Interrupt
 from roost.events import ignore
 from roost.host import files
 from roost.records import SessionRecord
-from roost.store import Store, run_id
+from roost.store import Store, new_id, run_id
+from roost.structs import to_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -72,6 +73,7 @@ class Manager:
         self.store = Store(state or os.environ.get("ROOST_STATE"))
         self._watch = watch or Watch(monitor=monitor)
         self._ready = False
+        self._noted: set[str] = set()
 
     def close(self) -> None:
         """Gives up what is held for the next session. Optional: it goes with the process."""
@@ -140,6 +142,7 @@ class Manager:
         errors: dict[str, Error] = {}
         plan = self.plan(patterns)
         if not plan.to_build and self._is_remembered(plan):
+            self._note_ready(plan)
             return plan, errors  # the way to a run: no lock is waited for
         with self._pinned(plan):
             plan = self.plan(patterns)
@@ -152,6 +155,22 @@ class Manager:
                 "interrupted while layers were made", hint="what was finished stays; the same command goes on"
             )
         return plan, errors
+
+    def _note_ready(self, plan: planner.Plan) -> None:
+        """Lets the command run these machines without a plan as long as nothing changes; once for each."""
+        from roost import ready
+        from roost.sessions import terms_of
+
+        assert self.definition is not None
+        new = [item for item in plan.machines if item.machine.name not in self._noted]
+        if not new or self.definition.path not in self.definition.inputs:
+            return
+        self._noted.update(item.machine.name for item in new)
+        bases = [machine.base for machine in self.definition.machines.values()]
+        names = {f"{self.store.state}/names/{base.from_layer}" for base in bases if base.from_layer}
+        inputs = {*self.definition.inputs, *names, *facts.inputs({base.distribution for base in bases})}
+        machines = {item.machine.name: ready.Ready(record=_record(item), terms=terms_of(item.machine)) for item in new}
+        ready.remember(self.store, self.definition.path, inputs, machines)
 
     def _pinned(self, plan: planner.Plan) -> contextlib.AbstractContextManager[None]:
         return self.store.pinned({digest for item in plan.machines for digest in item.layers})
@@ -181,7 +200,7 @@ class Manager:
         assert self.definition is not None
         record = self.store.remembered(self.definition.path)
         by_digest = {layer.digest: layer for layer in plan.layers}
-        before = msgspec.json.encode(record)
+        before = to_json(record)
         for machine in plan.machines:
             if all(self.store.has(digest) for digest in machine.layers):
                 own = [by_digest[digest] for digest in machine.layers if digest in by_digest]
@@ -191,17 +210,17 @@ class Manager:
         for name in set(record.machines) - set(self.definition.machines):
             del record.machines[name]
             record.chains.pop(name, None)
-        return None if msgspec.json.encode(record) == before else record
+        return None if to_json(record) == before else record
 
     # running
 
     def session(self, machine: str) -> Session:
         """A session of a machine, whose layers are made when missing: a context manager."""
-        from roost.sessions import Session, fresh_id, terms_of
+        from roost.sessions import Session, terms_of
 
         item = self.build([machine]).machines[0]
         record = _record(item)
-        record.id = fresh_id(machine)
+        record.id = new_id(machine)
         return Session(self.store, record, terms_of(item.machine))
 
     def open_session(self, session: str) -> Session:
@@ -219,8 +238,7 @@ class Manager:
 
     def run(self, machine: str, run: Run, *, keep: str = "never", jobs: int | None = None, **options: Any) -> Result:
         """One run in a session of its own. ``options`` are those of ``Session.run``; ``keep`` as of ``matrix``."""
-        from roost.matrix import run_once
-        from roost.sessions import check_sources, terms_of
+        from roost.sessions import check_sources, run_once, terms_of
 
         check_sources(run.sources)
 

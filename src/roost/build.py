@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from roost.distro.recipe import Family, Inside, Provision, Recipe
     from roost.events import Monitor
     from roost.plan import LayerPlan, Plan
-    from roost.pool import Stop
+    from roost.stop import Stop
     from roost.store import Store
 
 _TAIL = 20  # lines of a failed step's output that its error repeats

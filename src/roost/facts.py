@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
 
+from roost import plan as planner
 from roost.definition.model import DistributionFacts
-from roost.distro.recipe import RECIPES, VERSIONS, recipe
+from roost.distro.recipe import RECIPES, VERSIONS, families_path, path_of, recipe
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 # uname(2)'s words → Debian's (dpkg's cputable)
 _ARCHITECTURES = {
@@ -37,6 +42,11 @@ def of_distribution(name: str) -> DistributionFacts | None:
         variant=data.variant,
         keyring=data.keyring,
     )
+
+
+def inputs(distributions: Iterable[str]) -> set[str]:
+    """The files of this package that decide which layers the machines of these distributions have."""
+    return {*(path_of(name) for name in distributions if name in RECIPES), planner.__file__, families_path()}
 
 
 def versions(distribution: str, family: str) -> list[int]:

@@ -10,15 +10,16 @@ import msgspec
 from roost.events import RunEnded, RunOutput, RunStarted, Warned
 from roost.pool import Job, Pool
 from roost.results import Result
-from roost.sessions import Session, fresh_id
+from roost.sessions import run_once
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from roost.events import Monitor
-    from roost.pool import Done, Stop
+    from roost.pool import Done
     from roost.records import SessionRecord
     from roost.sessions import Run, Terms
+    from roost.stop import Stop
     from roost.store import Store
 
 
@@ -97,23 +98,3 @@ class Matrix:
             monitor(Warned(message=text, machine=key))
         monitor(RunEnded(machine=key, state=result.state, seconds=result.seconds))
         return result
-
-
-def run_once(
-    store: Store, record: SessionRecord, terms: Terms, run: Run, *, keep: str = "never",
-    on_start: Callable[[str], None] | None = None, **options: Any,
-) -> Result:  # fmt: skip
-    """A run in a session of its own, thrown away or kept as ``keep`` says. ``options`` are those of ``Session.run``."""
-    record = msgspec.structs.replace(record, id=fresh_id(record.machine), user=run.user)
-    with Session(store, record, terms) as session:
-        if on_start is not None:
-            on_start(session.id)
-        result = session.run(run, **options)
-        if (
-            keep == "always"
-            or store.is_asked_to_keep(session.id)
-            or (keep == "on-failure" and result.state in ("failed", "killed", "timed-out"))
-        ):
-            session.keep(reason=f"{result.state}: {' '.join(run.command)}"[:200], state=result.state)
-            result = msgspec.structs.replace(result, kept=session.id)
-    return result

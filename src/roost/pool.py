@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from roost.events import Monitor
+    from roost.stop import Stop
 
 _LENGTH = struct.Struct("=IB")
 _EVENT, _VALUE, _ERROR, _INTERRUPTED = 0, 1, 2, 3
@@ -60,26 +61,6 @@ class Done(Struct, frozen=True, kw_only=True):
 
 class Interrupted(BaseException):
     """Raised in a child that shall end now; not an Error, so that nothing swallows it."""
-
-
-class Stop:
-    """How to ask a running pool to end: a pipe, so that a signal handler may use it."""
-
-    def __init__(self) -> None:
-        self.fd, self._writer = os.pipe()
-        os.set_blocking(self._writer, False)
-        self.level = 0
-
-    def request(self) -> None:
-        """The first time: finish cleanly; again: kill."""
-        self.level = min(2, self.level + 1)
-        with contextlib.suppress(OSError):
-            os.write(self._writer, bytes([self.level]))
-
-    def close(self) -> None:
-        """Lets the pipe go."""
-        os.close(self.fd)
-        os.close(self._writer)
 
 
 class _Child:

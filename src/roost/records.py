@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from roost.structs import Struct
 
-from msgspec import Struct
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 
 class LayerRecord(Struct, kw_only=True):

@@ -5,30 +5,27 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from typing import TYPE_CHECKING, Any, Self
-
-import msgspec
-from msgspec import Struct
 
 from roost import engine
-from roost.artifacts import Collector
 from roost.engine import seccomp
 from roost.engine.execute import Limits, Streams, execute
 from roost.engine.launch import account, describe, mount_all
 from roost.engine.spec import Bound, Overlaid, Spec
 from roost.errors import Error, HostError, Interrupted, StoreError
 from roost.host import files, runner, syscalls
-from roost.results import Artifact, Result
-from roost.session import changes
 from roost.store import new_id
+from roost.structs import Struct, replace
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from typing import Any, Self
 
     from roost.definition.model import Resolved
     from roost.engine.execute import Ended
     from roost.host.ranges import Range
     from roost.records import SessionRecord
+    from roost.results import Result
     from roost.session.changes import Change
     from roost.store import Store
 
@@ -145,7 +142,7 @@ class Session:
             os.close(fd)
         self._forget_volatile()
         was_kept = self.record.kept
-        self.record = msgspec.structs.replace(self.record, kept=True, reason=files.printable(reason), state=state)
+        self.record = replace(self.record, kept=True, reason=files.printable(reason), state=state)
         self._store.write_session(self.record, self.directory, durable=True)
         if not was_kept:
             self._store.keep_session(self.record)
@@ -220,7 +217,9 @@ class Session:
         """Runs a specification in this session's control group."""
         name = self._store.group_prefix + self.record.id
         programs = seccomp.filters(spec, directory=self._store.state, name=name)
-        return execute(spec, name=name, filters=programs, limits=limits, streams=streams, stop_fd=stop_fd)
+        return execute(
+            spec, name=name, filters=programs, limits=limits, streams=streams, stop_fd=stop_fd, meanwhile=_load_results
+        )
 
     def inside(self, spec: Spec, function: Callable[[], Any], *, stop_fd: int | None = None) -> Any:
         """The value of ``function``, called in a child that has the session mounted as its working directory.
@@ -244,20 +243,25 @@ class Session:
         def collect() -> Any:
             return _collect(run.artifacts, spec, output, caller())
 
+        from msgspec import convert, structs
+
+        from roost.results import Artifact
+
         try:
             copied, warnings = self.inside(spec, collect, stop_fd=stop_fd)
         except Interrupted:
-            return msgspec.structs.replace(result, state="interrupted", status=None)
+            return structs.replace(result, state="interrupted", status=None)
         except (Error, OSError) as e:
             text = e.brief if isinstance(e, Error) else f"{e.strerror}: {e.filename or output}"
-            return msgspec.structs.replace(
-                result, warnings=(*result.warnings, f"the artifacts were not copied: {text}")
-            )
-        artifacts = tuple(msgspec.convert(copied, list[Artifact]))
-        return msgspec.structs.replace(result, artifacts=artifacts, warnings=(*result.warnings, *warnings))
+            warnings = [f"the artifacts were not copied: {text}"]
+            return structs.replace(result, warnings=(*result.warnings, *warnings))
+        artifacts = tuple(convert(copied, list[Artifact]))
+        return structs.replace(result, artifacts=artifacts, warnings=(*result.warnings, *warnings))
 
     def changes(self) -> Iterator[Change]:
         """What is different from the layers below, in the order of paths."""
+        from roost.session import changes
+
         lowers = [self._store.tree(digest) for digest in reversed(self.record.layers)]
         ignore = frozenset(self.record.mount_points)
         return changes.changes(f"{self.directory}/upper", lowers, ignore=ignore)
@@ -276,6 +280,11 @@ class Session:
         return before, after
 
 
+def _load_results() -> None:
+    """Imports what is needed when a run has ended: while nspawn starts, another processor has the time."""
+    import roost.results  # noqa: F401
+
+
 def caller() -> tuple[int, int]:
     """Who asked for it: the user behind sudo, else this process's own."""
     try:
@@ -285,6 +294,8 @@ def caller() -> tuple[int, int]:
 
 
 def _collect(patterns: Sequence[str], spec: Spec, output: str, owner: tuple[int, int]) -> Any:
+    from roost.artifacts import Collector
+
     copied: list[dict[str, Any]] = []
     warnings: list[str] = []
     home = spec.chdir or account(spec.user)[2]
@@ -320,6 +331,8 @@ def _read_below(place: str, path: str) -> bytes | None:
 
 
 def _result(record: SessionRecord, run: Run, ended: Ended, began: float, tail: bytes, log: str) -> Result:
+    from roost.results import Result
+
     if ended.error:
         state, status = "error", None
     elif ended.stopped == "timeout":
@@ -351,6 +364,23 @@ def check_sources(sources: Sequence[Source]) -> None:
             raise StoreError(f"the source {source.directory} cannot be read", hint="run as a user who may read it")
 
 
-def fresh_id(machine: str) -> str:
-    """A new session's name."""
-    return new_id(machine)
+def run_once(
+    store: Store, record: SessionRecord, terms: Terms, run: Run, *, keep: str = "never",
+    on_start: Callable[[str], None] | None = None, **options: Any,
+) -> Result:  # fmt: skip
+    """A run in a session of its own, thrown away or kept as ``keep`` says. ``options`` are those of ``Session.run``."""
+    record = replace(record, id=new_id(record.machine), user=run.user)
+    with Session(store, record, terms) as session:
+        if on_start is not None:
+            on_start(session.id)
+        result = session.run(run, **options)
+        if (
+            keep == "always"
+            or store.is_asked_to_keep(session.id)
+            or (keep == "on-failure" and result.state in ("failed", "killed", "timed-out"))
+        ):
+            session.keep(reason=f"{result.state}: {' '.join(run.command)}"[:200], state=result.state)
+            from msgspec import structs
+
+            result = structs.replace(result, kept=session.id)
+    return result

@@ -27,14 +27,13 @@ import contextlib
 import os
 import time
 import zlib
-from typing import TYPE_CHECKING
-
-import msgspec
 
 from roost.errors import BusyError, HostError, LayerGone, StoreError
 from roost.host import cgroups, files
 from roost.records import LayerRecord, Machines, SessionRecord
+from roost.structs import Damaged, from_json, to_json
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
@@ -100,10 +99,10 @@ class Store:
         """The record of a layer. Raises StoreError."""
         try:
             with open(f"{self.state}/layers/{digest}/layer.json", "rb") as stream:
-                return msgspec.json.decode(stream.read(), type=LayerRecord)
+                return from_json(stream.read(), LayerRecord)
         except FileNotFoundError:
             raise StoreError(f"there is no layer {digest[:12]}", hint="see `roost layer list`") from None
-        except msgspec.DecodeError as e:
+        except Damaged as e:
             raise StoreError(
                 f"the record of layer {digest[:12]} is damaged: {e}", hint=f"`roost layer remove {digest[:12]}`"
             ) from None
@@ -142,7 +141,7 @@ class Store:
         """Makes ``stage`` (with its ``tree``) the layer of ``record``; False when somebody was faster."""
         total = files.usage(f"{stage}/tree")
         record.size, record.files = total.size, total.files
-        files.write_atomic(f"{stage}/layer.json", msgspec.json.encode(record))
+        files.write_atomic(f"{stage}/layer.json", to_json(record))
         os.chmod(stage, 0o700)
         return files.publish(stage, f"{self.state}/layers/{record.digest}")
 
@@ -231,10 +230,10 @@ class Store:
     def _session(self, directory: str, session: str) -> SessionRecord:
         try:
             with open(f"{directory}/session.json", "rb") as stream:
-                return msgspec.json.decode(stream.read(), type=SessionRecord)
+                return from_json(stream.read(), SessionRecord)
         except (FileNotFoundError, NotADirectoryError):
             raise StoreError(f"there is no session {session}", hint="see `roost session list`") from None
-        except msgspec.DecodeError as e:
+        except Damaged as e:
             raise StoreError(
                 f"the record of session {session} is damaged: {e}", hint=f"`roost session remove {session}`"
             ) from None
@@ -257,7 +256,7 @@ class Store:
 
     def write_session(self, record: SessionRecord, directory: str, *, durable: bool = False) -> None:
         """Writes the record of a session whose directory exists."""
-        files.write_atomic(f"{directory}/session.json", msgspec.json.encode(record), durable=durable)
+        files.write_atomic(f"{directory}/session.json", to_json(record), durable=durable)
 
     def keep_session(self, record: SessionRecord) -> None:
         """Moves a running session whose record says ``kept`` to those that stay; all of it is on the disk then.
@@ -403,23 +402,23 @@ class Store:
         """What the machines of a definition were last built from; empty when never."""
         try:
             with open(self._machines_path(definition), "rb") as stream:
-                return msgspec.json.decode(stream.read(), type=Machines)
-        except (FileNotFoundError, msgspec.DecodeError):
+                return from_json(stream.read(), Machines)
+        except (FileNotFoundError, Damaged):
             return Machines(definition=files.printable(definition))
 
     def remember(self, record: Machines) -> None:
         """Writes what ``remembered`` returns."""
-        files.write_atomic(self._machines_path(record.definition), msgspec.json.encode(record))
+        files.write_atomic(self._machines_path(record.definition), to_json(record))
 
     def all_remembered(self) -> list[Machines]:
         """Those of every definition that was built here."""
         found = []
         for name in _names(f"{self.state}/machines"):
             with (
-                contextlib.suppress(OSError, msgspec.DecodeError),
+                contextlib.suppress(OSError, Damaged),
                 open(f"{self.state}/machines/{name}", "rb") as stream,
             ):
-                found.append(msgspec.json.decode(stream.read(), type=Machines))
+                found.append(from_json(stream.read(), Machines))
         return found
 
     def forget(self, definition: str) -> None:

@@ -11,7 +11,8 @@ import pytest
 
 from roost.errors import DefinitionError, Error, StepError
 from roost.events import Event, RunOutput, Warned, ignore
-from roost.pool import Job, Pool, Stop
+from roost.pool import Job, Pool
+from roost.stop import Stop
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -6,8 +6,8 @@ import contextlib
 import gc
 import os
 import sys
-from typing import TYPE_CHECKING
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import NoReturn
@@ -19,16 +19,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The exit status of ``roost ARGV``."""
     # msgspec looks there for what typing has since 3.11; where it is installed, that alone takes 7 ms
     sys.modules.setdefault("typing_extensions", None)  # type: ignore[arg-type]
-    from roost.cli.parser import parse
+    from roost.cli import quick
     from roost.errors import Error, HostError, Interrupted
 
     arguments = sys.argv[1:] if argv is None else list(argv)
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # names may hold what this locale cannot say
             stream.reconfigure(errors="backslashreplace")
-    options = parse(arguments)
+    runs = True
     try:
-        status: int = options.verb(options)
+        status = quick.run(arguments)
+        if status is None:
+            from roost.cli.parser import parse
+
+            options = parse(arguments)
+            runs = options.runs
+            status = options.verb(options)
         sys.stdout.flush()
     except Error as e:
         from roost.cli.render import error_text
@@ -36,14 +42,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         text = error_text(e, style=style_of(sys.stderr, os.environ), width=terminal_width(sys.stderr))
         print(text.rstrip("\n"), file=sys.stderr)
-        return FAILED_TO_RUN if options.runs and not isinstance(e, Interrupted) else e.exit_code
+        return FAILED_TO_RUN if runs and not isinstance(e, Interrupted) else e.exit_code
     except BrokenPipeError:  # whoever read our output has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + 13
     except OSError as e:
         where = f": {os.fsdecode(e.filename)}" if isinstance(e.filename, str | bytes) else ""
         print(f"error: {e.strerror}{where}\nhint: `roost doctor` tries what this host can do", file=sys.stderr)
-        return FAILED_TO_RUN if options.runs else HostError.exit_code
+        return FAILED_TO_RUN if runs else HostError.exit_code
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return Interrupted.exit_code

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import sys
 from typing import TYPE_CHECKING, Any
 
 import roost
+from roost.cli.streams import stopping
 from roost.cli.table import Cell, style_of, table, terminal_width
 
 if TYPE_CHECKING:
@@ -35,13 +35,7 @@ def watched(options: argparse.Namespace, machines: Sequence[str] = ()) -> Iterat
     """A watch for a manager, and the stop that Ctrl-C asks: once to end cleanly, twice to kill."""
     from roost.cli.render import choose
 
-    stop = roost.Stop()
-
-    def interrupt(_number: int, _frame: object) -> None:
-        stop.request()
-
-    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
-    try:
+    with stopping() as stop:
         monitor = choose(
             sys.stderr,
             sys.stdout,
@@ -53,10 +47,6 @@ def watched(options: argparse.Namespace, machines: Sequence[str] = ()) -> Iterat
         )
         with monitor:
             yield roost.Watch(monitor=monitor, tick=monitor.tick, interval=monitor.interval, stop=stop), stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        stop.close()
 
 
 def print_table(headers: Sequence[str], rows: Sequence[Sequence[Cell]], *, empty: str, **more: Any) -> None:

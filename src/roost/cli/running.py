@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sys
-import termios
 import time
 from typing import TYPE_CHECKING, Any
 
 import roost
 from roost.cli.common import definition, say, watched
+from roost.cli.streams import restored_terminal, standard_input
 from roost.cli.table import style_of, terminal_width
 from roost.engine.spec import Bound
 from roost.errors import DefinitionError
@@ -19,7 +18,6 @@ from roost.results import exit_status
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Iterator
 
     from roost.definition import Loaded
 
@@ -92,29 +90,6 @@ def _single(options: argparse.Namespace, loaded: Loaded, name: str, what: roost.
         manager.close()
         monitor(RunEnded(machine=name, state=result.state, seconds=result.seconds))
     return result
-
-
-def standard_input() -> int | None:
-    """Standard input, when it is something to read from: a terminal that is not passed through as one is not."""
-    try:
-        os.fstat(0)
-    except OSError:  # closed
-        return None
-    return None if os.isatty(0) else 0
-
-
-@contextlib.contextmanager
-def restored_terminal() -> Iterator[None]:
-    """Whatever ends nspawn, the terminal's modes are afterwards as before."""
-    try:
-        modes = termios.tcgetattr(0)
-    except (termios.error, OSError):
-        yield
-        return
-    try:
-        yield
-    finally:
-        termios.tcsetattr(0, termios.TCSADRAIN, modes)
 
 
 def _matrix(options: argparse.Namespace, loaded: Loaded, names: list[str], what: roost.Run) -> list[roost.Result]:

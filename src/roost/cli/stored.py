@@ -58,7 +58,8 @@ def session_list(options: argparse.Namespace) -> int:
 
 def session_shell(options: argparse.Namespace) -> int:
     """``roost session shell``."""
-    from roost.cli.running import SHELL, restored_terminal, standard_input
+    from roost.cli.running import SHELL
+    from roost.cli.streams import pass_on, restored_terminal, standard_input
     from roost.cli.summary import note
     from roost.cli.table import style_of
     from roost.results import exit_status
@@ -66,14 +67,9 @@ def session_shell(options: argparse.Namespace) -> int:
     manager = _manager(options)
     terminal = sys.stdin.isatty() and sys.stdout.isatty()
 
-    def output(stream: int, data: bytes) -> None:
-        target = sys.stdout if stream == 1 else sys.stderr
-        target.buffer.write(data)
-        target.flush()
-
     with manager.open_session(options.session) as session, restored_terminal():
         what = roost.Run(command=options.command or SHELL, user=options.user or session.record.user)
-        result = session.run(what, terminal=terminal, on_output=output, stdin=standard_input())
+        result = session.run(what, terminal=terminal, on_output=pass_on, stdin=standard_input())
     if result.error:
         say(note(result, style=style_of(sys.stderr, os.environ)).rstrip("\n"))
     return exit_status([result])

@@ -29,12 +29,14 @@ class Loaded(Struct, frozen=True, kw_only=True):
     """A definition without a mistake.
 
     ``path`` is absolute: the file, or the directory when its files were read as one. ``definition`` is as written (of
-    a directory: every machine and profile, without the defaults). ``machines`` are in the order of the file.
+    a directory: every machine and profile, without the defaults). ``machines`` are in the order of the file. ``inputs``
+    are all the files that were read.
     """
 
     path: str
     definition: Definition
     machines: dict[str, Resolved]
+    inputs: tuple[str, ...] = ()
 
 
 def load(
@@ -69,7 +71,10 @@ def load(
     if not resolved and not any(("machines",) in document.skipped for document in documents):
         Place(documents[0], ("machines",)).wrong("there is no machine, add a table [machines.NAME]")
     report(documents, shown)
-    return Loaded(path=os.path.abspath(shown), definition=_definition(documents), machines=resolved)
+    inputs = {os.path.abspath(name) for name in names}.union(*(document.inputs for document in documents))
+    return Loaded(
+        path=os.path.abspath(shown), definition=_definition(documents), machines=resolved, inputs=tuple(sorted(inputs))
+    )
 
 
 def find(*, machines: str = MACHINES) -> list[str]:

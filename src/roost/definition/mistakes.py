@@ -19,7 +19,7 @@ class Document(Struct, kw_only=True):
     """One file: ``name`` as shown to the user, ``directory`` to which its relative paths belong.
 
     ``skipped`` are the places that were taken out of ``definition`` because they are wrong already, and ``kept`` the
-    original indexes of the lists that lost elements.
+    original indexes of the lists that lost elements. ``inputs`` are the files that it takes in.
     """
 
     name: str
@@ -29,6 +29,7 @@ class Document(Struct, kw_only=True):
     skipped: set[Keys] = set()
     kept: dict[Keys, list[int]] = {}
     mistakes: set[tuple[Keys, str]] = set()
+    inputs: set[str] = set()
 
     def original(self, keys: Keys) -> Keys:
         """The path in the text of a path in ``definition``."""

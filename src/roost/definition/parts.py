@@ -217,6 +217,7 @@ def _read(place: Place, path: str) -> bytes:
         return b"?"
     whole = os.path.join(place.document.directory, path)
     try:
+        place.document.inputs.add(whole)
         return read_regular(whole, most=SOURCE_MOST)
     except OSError as error:
         place.wrong(f"{path}: {error.strerror or error}")

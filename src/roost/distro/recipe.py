@@ -167,8 +167,18 @@ def recipe(name: str) -> Recipe:
     if name not in RECIPES:
         raise DefinitionError(f"unknown distribution {name!r}", hint=f"one of {', '.join(RECIPES)}")
     # Beside this file, without importlib.resources: it takes 6 ms to import, and every verb reads a recipe.
-    with open(os.path.join(os.path.dirname(__file__), "recipes", f"{name}.toml"), "rb") as stream:
+    with open(path_of(name), "rb") as stream:
         return convert(tomllib.load(stream), Recipe)
+
+
+def families_path() -> str:
+    """The file that the families' versions are in."""
+    return __file__
+
+
+def path_of(name: str) -> str:
+    """The file that a shipped recipe is in."""
+    return os.path.join(os.path.dirname(__file__), "recipes", f"{name}.toml")
 
 
 def family(name: str) -> Family:

@@ -9,14 +9,13 @@ import signal
 import socket
 import struct
 import time
-from typing import TYPE_CHECKING
-
-from msgspec import Struct, structs
 
 from roost.engine.launch import become_nspawn, describe
 from roost.errors import Error, HostError
 from roost.host import cgroups, runner
+from roost.structs import Struct, replace
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
@@ -251,18 +250,18 @@ class Running:
         if len(self._report) == _ENDED.size:
             _, wait_status, _, user, system, rss = _ENDED.unpack(self._report)
             code = os.waitstatus_to_exitcode(wait_status)
-            return structs.replace(
+            return replace(
                 plain, status=None if self._failure or code < 0 else code, signal=max(0, -code), error=self._failure,
                 user_seconds=user / 1e6, system_seconds=system / 1e6, max_rss=rss * 1024,
                 out_of_memory=out_of_memory,
             )  # fmt: skip
         if self._problem_text:
             brief, _, hint = self._problem_text.decode(errors="replace").partition("\0")
-            return structs.replace(plain, error=brief, hint=hint)
+            return replace(plain, error=brief, hint=hint)
         if self._stopped or out_of_memory:
-            return structs.replace(plain, signal=signal.SIGKILL, out_of_memory=out_of_memory)
+            return replace(plain, signal=signal.SIGKILL, out_of_memory=out_of_memory)
         words = self._messages.decode(errors="replace").strip()
-        return structs.replace(plain, error=self._failure or words or f"systemd-nspawn: {runner.ending(status)}")
+        return replace(plain, error=self._failure or words or f"systemd-nspawn: {runner.ending(status)}")
 
 
 def _read_all(fd: int) -> bytes:
@@ -292,12 +291,14 @@ def _child(
 
 
 def execute(
-    spec: Spec, *, name: str, filters: Sequence[bytes], limits: Limits, streams: Streams, stop_fd: int | None = None
-) -> Ended:
+    spec: Spec, *, name: str, filters: Sequence[bytes], limits: Limits, streams: Streams, stop_fd: int | None = None,
+    meanwhile: Callable[[], object] | None = None,
+) -> Ended:  # fmt: skip
     """Runs ``spec`` to its end in a control group ``name``.
 
     Nothing is left behind, however this ends. ``stop_fd``: a byte 1 asks the command to end (SIGINT, and SIGKILL after
-    GRACE seconds), a byte 2 or the end of file kills it. Raises HostError when no process could be started.
+    GRACE seconds), a byte 2 or the end of file kills it. ``meanwhile`` is called while the container starts.
+    Raises HostError when no process could be started.
     """
     group = cgroups.create(name, memory=limits.memory, cpus=limits.cpus, tasks=limits.tasks)
     running = Running(spec, group=group, limits=limits, streams=streams, stop_fd=stop_fd)
@@ -308,6 +309,8 @@ def execute(
                 running.start(filters)
             except OSError as e:
                 raise HostError(f"cannot start a container: {e.strerror}", hint="see `roost doctor`") from e
+            if meanwhile is not None:
+                meanwhile()
             running.wait()
         finally:
             status = running.close()

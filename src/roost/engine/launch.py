@@ -9,13 +9,13 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-from typing import TYPE_CHECKING
 
 from roost.engine.spec import nspawn_argv
 from roost.errors import HostError
 from roost.host import cgroups, idmap, runner, syscalls
 from roost.session.overlay import Overlay, acting_as, lower_names, mount_overlay
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 

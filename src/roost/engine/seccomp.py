@@ -10,22 +10,24 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import os
 import signal
-from typing import TYPE_CHECKING
-
-import msgspec
+import struct
+import zlib
 
 from roost.engine.spec import INIT, escape, filter_options
 from roost.errors import HostError
 from roost.host import cgroups, files, runner, syscalls
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from roost.engine.spec import Spec
 
 _WALL = 0x40000000  # wait4(2): __WALL, any kind of child or tracee
 _LIMIT = 64  # programs; nspawn 252 has five
+_LENGTH = struct.Struct("=I")
 
 
 def filters(spec: Spec, *, directory: str, name: str) -> list[bytes]:
@@ -35,15 +37,37 @@ def filters(spec: Spec, *, directory: str, name: str) -> list[bytes]:
 
     With none, nspawn compiles its own as ever: slower, never weaker. Raises HostError when nspawn does not start.
     """
-    path = os.path.join(directory, _key(filter_options(spec)))
-    try:
-        with open(path, "rb") as stream:
-            return msgspec.msgpack.decode(stream.read(), type=list[bytes])
-    except (FileNotFoundError, msgspec.DecodeError):
-        pass
+    key = _key(filter_options(spec))
+    path = os.path.join(directory, f"seccomp-{zlib.crc32(key):08x}")
+    with contextlib.suppress(FileNotFoundError, _Other), open(path, "rb") as stream:
+        return _read(key, stream.read())
     programs = [bytes.fromhex(text) for text in runner.in_child(lambda: _capture(spec, name))]
-    files.write_atomic(path, msgspec.msgpack.encode(programs), mode=0o600)
+    files.write_atomic(path, _packed([key, *programs]), mode=0o600)
     return programs
+
+
+class _Other(Exception):
+    """The file is damaged, or of another nspawn."""
+
+
+def _packed(items: Sequence[bytes]) -> bytes:
+    """Each with its length before it, and a checksum before all: read at every start, so nothing that must be imported."""
+    data = b"".join(_LENGTH.pack(len(item)) + item for item in items)
+    return _LENGTH.pack(zlib.crc32(data)) + data
+
+
+def _read(key: bytes, packed: bytes) -> list[bytes]:
+    items = []
+    at = _LENGTH.size
+    if len(packed) < at or _LENGTH.unpack_from(packed)[0] != zlib.crc32(packed[at:]):
+        raise _Other
+    while at < len(packed):
+        end = at + _LENGTH.size + _LENGTH.unpack_from(packed, at)[0]
+        items.append(packed[at + _LENGTH.size : end])
+        at = end
+    if items[:1] != [key]:
+        raise _Other
+    return items[1:]
 
 
 def _nspawn() -> str:
@@ -53,7 +77,7 @@ def _nspawn() -> str:
     raise HostError("systemd-nspawn is not installed", hint="apt install systemd-container")
 
 
-def _key(options: tuple[str, ...]) -> str:
+def _key(options: tuple[str, ...]) -> bytes:
     """What the programs depend on: nspawn and libseccomp as installed, the kernel, and the options."""
     parts: list[object] = [os.uname().release, os.uname().machine, options]
     library = [f"/usr/lib/{os.uname().machine}-linux-gnu", "/usr/lib64", "/usr/lib"]
@@ -61,7 +85,7 @@ def _key(options: tuple[str, ...]) -> str:
         with contextlib.suppress(FileNotFoundError):
             info = os.stat(path)
             parts.append((path, info.st_ino, info.st_size, info.st_mtime_ns))
-    return "seccomp-" + hashlib.sha256(msgspec.json.encode(parts)).hexdigest()[:24]
+    return repr(parts).encode()
 
 
 def _capture(spec: Spec, name: str) -> list[str]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from roost.structs import Struct
 
-from msgspec import Struct
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Literal
 
 INIT = "/run/roost-init"  # where roost-init is seen inside
 ENVIRONMENT = "/run/roost-environment"  # for roost-init alone: a command line can be read by every user of the host

@@ -14,9 +14,8 @@ import errno
 import os
 import time
 
-from msgspec import Struct
-
 from roost.host import syscalls
+from roost.structs import Struct
 
 MOUNT = "/sys/fs/cgroup"
 

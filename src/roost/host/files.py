@@ -8,11 +8,11 @@ import fcntl
 import os
 import stat
 import time
-from typing import TYPE_CHECKING
 
 from roost.errors import BusyError, StoreError
 from roost.host import syscalls
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 

@@ -7,10 +7,9 @@ import os
 import weakref
 import zlib
 
-from msgspec import Struct
-
 from roost.errors import HostError
 from roost.host import files, idmap
+from roost.structs import Struct
 
 # systemd's container range (systemd.io/UIDS-GIDS: 524288..1878982656), the half that nspawn's own pick seldom reaches
 FIRST = 0x40000000

@@ -12,17 +12,16 @@ import select
 import selectors
 import signal
 import time
-from typing import TYPE_CHECKING, Any, NoReturn
-
-import msgspec
-from msgspec import Struct
 
 from roost.errors import CommandError, Error, HostError, Interrupted, from_parts, to_parts
 from roost.host import syscalls
+from roost.structs import Struct
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     import subprocess
     from collections.abc import Callable, Mapping
+    from typing import Any, NoReturn
 
 BLOCK = 65536
 GRACE = 5.0  # seconds between TERM and KILL
@@ -254,6 +253,8 @@ def in_child(function: Callable[[], Any], *, stop_fd: int | None = None) -> Any:
     An ``Error`` or OSError that it raises is raised here again. The child dies with this process, and when something
     can be read from ``stop_fd`` (then Interrupted is raised).
     """
+    from msgspec import json  # a plain run needs none of it
+
     reader, writer = os.pipe()
     parent = os.getpid()
 
@@ -274,7 +275,7 @@ def in_child(function: Callable[[], Any], *, stop_fd: int | None = None) -> Any:
                 os.fsdecode(e.filename) if isinstance(e.filename, str | bytes) else None,
             ]
         with open(writer, "wb") as stream:
-            stream.write(msgspec.json.encode(answer))
+            stream.write(json.encode(answer))
 
     pid = fork(work)
     os.close(writer)
@@ -296,7 +297,7 @@ def in_child(function: Callable[[], Any], *, stop_fd: int | None = None) -> Any:
         raise Interrupted("interrupted", hint="run it again")
     if not data:
         raise HostError(f"a helper process ended early: {ending(os.waitstatus_to_exitcode(status))}", hint="try again")
-    answer = msgspec.json.decode(data)
+    answer = json.decode(data)
     if "oserror" in answer:
         raise OSError(*answer["oserror"])
     if "error" in answer:
