@@ -10,7 +10,6 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 from msgspec import Struct
 
 from roost import facts
@@ -262,7 +261,7 @@ class Manager:
         """
         from roost.build import default_jobs
         from roost.matrix import Cell, Matrix
-        from roost.results import Result
+        from roost.results import Result, plain
         from roost.sessions import check_sources, terms_of
 
         check_sources(run.sources)
@@ -294,7 +293,7 @@ class Manager:
         order = {name: number for number, name in enumerate(names)}
         results.sort(key=lambda result: order[result.machine])
         with open(f"{logs}/result.json", "w", encoding="utf-8") as stream:
-            json.dump(msgspec.to_builtins(results), stream, indent=1)
+            json.dump([plain(result) for result in results], stream, indent=1)
         return results
 
     # what is kept

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
 from roost.events import RunEnded, RunOutput, RunStarted, Warned
 from roost.pool import Job, Pool
-from roost.results import Result
+from roost.results import Result, of_plain
+from roost.results import plain as plain_of
 from roost.sessions import run_once
+from roost.structs import Struct, replace
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from roost.store import Store
 
 
-class Cell(msgspec.Struct, frozen=True, kw_only=True):
+class Cell(Struct, frozen=True, kw_only=True):
     """One machine's part: its session's record (the id is given when it starts), its terms and its run."""
 
     record: SessionRecord
@@ -67,19 +67,19 @@ class Matrix:
 
     def _result(self, cell: Cell, done: Done) -> Result:
         if done.value is not None:
-            return msgspec.convert(done.value, Result)
+            return of_plain(done.value)
         plain = Result(machine=cell.record.machine, command=cell.run.words, state="skipped")
         if done.interrupted:
-            return msgspec.structs.replace(plain, state="interrupted")
+            return replace(plain, state="interrupted")
         if done.error is None:
             return plain
         brief = done.error.brief + (f"\n{done.error.details}" if done.error.details else "")
-        return msgspec.structs.replace(plain, state="error", error=brief, hint=done.error.hint)
+        return replace(plain, state="error", error=brief, hint=done.error.hint)
 
     def _work(self, cell: Cell) -> Callable[[Monitor, int], Any]:
         def work(monitor: Monitor, stop_fd: int) -> Any:
             try:
-                return msgspec.to_builtins(self._once(cell, monitor, stop_fd))
+                return plain_of(self._once(cell, monitor, stop_fd))
             finally:
                 self._store.ranges.close()
 

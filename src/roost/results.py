@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import re
-from typing import TYPE_CHECKING, Any
 
-from msgspec import Struct, json, to_builtins
+from roost.structs import Struct, asdict
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import Any
     from xml.etree.ElementTree import Element
 
 STATES = ("passed", "failed", "killed", "timed-out", "interrupted", "error", "skipped")
@@ -67,6 +67,17 @@ class Result(Struct, frozen=True, kw_only=True):
     def passed(self) -> bool:
         """Whether the command ran and ended with status 0."""
         return self.state == "passed"
+
+
+def plain(result: Result) -> dict[str, Any]:
+    """A result as values that every format has."""
+    return {**asdict(result), "artifacts": [asdict(artifact) for artifact in result.artifacts]}
+
+
+def of_plain(values: dict[str, Any]) -> Result:
+    """The result that ``plain`` was given."""
+    listed = {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
+    return Result(**{**values, **listed, "artifacts": tuple(Artifact(**item) for item in values["artifacts"])})
 
 
 def ending(result: Result) -> str:
@@ -130,13 +141,15 @@ def as_dict(results: Sequence[Result], *, seconds: float, started: float | None 
         "started": started,
         "seconds": seconds,
         "counts": {"total": len(results), **counts},
-        "results": to_builtins(results),
+        "results": [plain(result) for result in results],
     }
     return {key: _unicode(value) for key, value in document.items()}
 
 
 def as_json(results: Sequence[Result], *, seconds: float, started: float | None = None) -> bytes:
     """``as_dict`` as text, indented, with a newline at its end."""
+    from msgspec import json
+
     return json.format(json.encode(as_dict(results, seconds=seconds, started=started)), indent=2) + b"\n"
 
 
@@ -220,6 +233,8 @@ def _log_end(result: Result) -> str:
 
 def _xml(text: str) -> str:
     """``text`` without colours and without the characters that XML 1.0 (section 2.2, Char) forbids."""
+    import re  # JUnit alone needs it
+
     text = re.sub(r"\x1b\[[0-9;:]*[mK]", "", text)
     return re.sub("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", "\ufffd", text)
 

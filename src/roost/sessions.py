@@ -13,6 +13,7 @@ from roost.engine.launch import account, describe, mount_all
 from roost.engine.spec import Bound, Overlaid, Spec
 from roost.errors import Error, HostError, Interrupted, StoreError
 from roost.host import files, runner, syscalls
+from roost.results import Artifact, Result
 from roost.store import new_id
 from roost.structs import Struct, replace
 
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from roost.engine.execute import Ended
     from roost.host.ranges import Range
     from roost.records import SessionRecord
-    from roost.results import Result
     from roost.session.changes import Change
     from roost.store import Store
 
@@ -217,9 +217,7 @@ class Session:
         """Runs a specification in this session's control group."""
         name = self._store.group_prefix + self.record.id
         programs = seccomp.filters(spec, directory=self._store.state, name=name)
-        return execute(
-            spec, name=name, filters=programs, limits=limits, streams=streams, stop_fd=stop_fd, meanwhile=_load_results
-        )
+        return execute(spec, name=name, filters=programs, limits=limits, streams=streams, stop_fd=stop_fd)
 
     def inside(self, spec: Spec, function: Callable[[], Any], *, stop_fd: int | None = None) -> Any:
         """The value of ``function``, called in a child that has the session mounted as its working directory.
@@ -243,20 +241,16 @@ class Session:
         def collect() -> Any:
             return _collect(run.artifacts, spec, output, caller())
 
-        from msgspec import convert, structs
-
-        from roost.results import Artifact
-
         try:
             copied, warnings = self.inside(spec, collect, stop_fd=stop_fd)
         except Interrupted:
-            return structs.replace(result, state="interrupted", status=None)
+            return replace(result, state="interrupted", status=None)
         except (Error, OSError) as e:
             text = e.brief if isinstance(e, Error) else f"{e.strerror}: {e.filename or output}"
             warnings = [f"the artifacts were not copied: {text}"]
-            return structs.replace(result, warnings=(*result.warnings, *warnings))
-        artifacts = tuple(convert(copied, list[Artifact]))
-        return structs.replace(result, artifacts=artifacts, warnings=(*result.warnings, *warnings))
+            return replace(result, warnings=(*result.warnings, *warnings))
+        artifacts = tuple(Artifact(**item) for item in copied)
+        return replace(result, artifacts=artifacts, warnings=(*result.warnings, *warnings))
 
     def changes(self) -> Iterator[Change]:
         """What is different from the layers below, in the order of paths."""
@@ -278,11 +272,6 @@ class Session:
 
         before, after = (None if text is None else bytes.fromhex(text) for text in self.inside(spec, both))
         return before, after
-
-
-def _load_results() -> None:
-    """Imports what is needed when a run has ended: while nspawn starts, another processor has the time."""
-    import roost.results  # noqa: F401
 
 
 def caller() -> tuple[int, int]:
@@ -331,8 +320,6 @@ def _read_below(place: str, path: str) -> bytes | None:
 
 
 def _result(record: SessionRecord, run: Run, ended: Ended, began: float, tail: bytes, log: str) -> Result:
-    from roost.results import Result
-
     if ended.error:
         state, status = "error", None
     elif ended.stopped == "timeout":
@@ -380,7 +367,5 @@ def run_once(
             or (keep == "on-failure" and result.state in ("failed", "killed", "timed-out"))
         ):
             session.keep(reason=f"{result.state}: {' '.join(run.command)}"[:200], state=result.state)
-            from msgspec import structs
-
-            result = structs.replace(result, kept=session.id)
+            result = replace(result, kept=session.id)
     return result

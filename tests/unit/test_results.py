@@ -68,7 +68,7 @@ def test_json_has_all_its_keys_and_one_newline_at_its_end() -> None:
     assert first["command"] == ["make", "a b"]
     assert first["artifacts"] == [{"path": "/out/x", "source": "x", "size": 3}]
     assert second["status"] is None
-    assert set(first) == set(second) == set(Result.__struct_fields__)
+    assert set(first) == set(second) == set(vars(Result)["_fields"])
 
 
 def test_json_takes_what_is_not_unicode() -> None:

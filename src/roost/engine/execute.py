@@ -292,13 +292,11 @@ def _child(
 
 def execute(
     spec: Spec, *, name: str, filters: Sequence[bytes], limits: Limits, streams: Streams, stop_fd: int | None = None,
-    meanwhile: Callable[[], object] | None = None,
 ) -> Ended:  # fmt: skip
     """Runs ``spec`` to its end in a control group ``name``.
 
     Nothing is left behind, however this ends. ``stop_fd``: a byte 1 asks the command to end (SIGINT, and SIGKILL after
-    GRACE seconds), a byte 2 or the end of file kills it. ``meanwhile`` is called while the container starts.
-    Raises HostError when no process could be started.
+    GRACE seconds), a byte 2 or the end of file kills it. Raises HostError when no process could be started.
     """
     group = cgroups.create(name, memory=limits.memory, cpus=limits.cpus, tasks=limits.tasks)
     running = Running(spec, group=group, limits=limits, streams=streams, stop_fd=stop_fd)
@@ -309,8 +307,6 @@ def execute(
                 running.start(filters)
             except OSError as e:
                 raise HostError(f"cannot start a container: {e.strerror}", hint="see `roost doctor`") from e
-            if meanwhile is not None:
-                meanwhile()
             running.wait()
         finally:
             status = running.close()
