@@ -36,6 +36,17 @@ def test_a_listing_loads_nothing_heavy(tmp_path: Path, words: tuple[str, ...]) -
         assert f"roost.{name}" not in found
 
 
+def test_the_way_to_a_run_loads_next_to_nothing() -> None:
+    """What `roost run` of a ready machine imports: see docs/design.md, "How a start stays quick"."""
+    code = "import sys; before = set(sys.modules); import roost.cli.quick, roost.ready, roost.cli.streams, roost.host.ranges; print(*(set(sys.modules) - before))"
+    done = subprocess.run((sys.executable, "-c", code), capture_output=True, text=True, check=True)
+    found = {name.partition(".")[0] for name in done.stdout.split()}
+    heavy = HEAVY | {"msgspec", "typing", "re", "argparse", "json", "hashlib", "tomllib", "datetime", "fnmatch"}
+    assert sorted(found & heavy) == []
+    for name in ("api", "plan", "definition", "artifacts", "pool", "cli.parser", "cli.render"):
+        assert f"roost.{name}" not in done.stdout.split()
+
+
 def test_the_package_itself_is_a_name() -> None:
     code = "import sys; before = set(sys.modules); import roost; print(roost.__version__, *(set(sys.modules) - before))"
     done = subprocess.run((sys.executable, "-c", code), capture_output=True, text=True, check=True)
