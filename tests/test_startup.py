@@ -38,7 +38,8 @@ def test_a_listing_loads_nothing_heavy(tmp_path: Path, words: tuple[str, ...]) -
 
 def test_the_way_to_a_run_loads_next_to_nothing() -> None:
     """What `roost run` of a ready machine imports: see docs/design.md, "How a start stays quick"."""
-    code = "import sys; before = set(sys.modules); import roost.cli.quick, roost.ready, roost.cli.streams, roost.host.ranges; print(*(set(sys.modules) - before))"
+    names = "roost.cli.quick, roost.ready, roost.cli.streams, roost.host.ranges"
+    code = f"import sys; before = set(sys.modules); import {names}; print(*(set(sys.modules) - before))"
     done = subprocess.run((sys.executable, "-c", code), capture_output=True, text=True, check=True)
     found = {name.partition(".")[0] for name in done.stdout.split()}
     heavy = HEAVY | {"msgspec", "typing", "re", "argparse", "json", "hashlib", "tomllib", "datetime", "fnmatch"}
