@@ -7,6 +7,7 @@ what it has started and clears up after itself (PR_SET_PDEATHSIG); a child that 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import selectors
 import signal
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from roost.events import Monitor
     from roost.stop import Stop
 
+_PIPE = 1 << 20  # bytes: some blocks of output, so that neither side waits for the other at each
 _LENGTH = struct.Struct("=IB")
 _EVENT, _VALUE, _ERROR, _INTERRUPTED = 0, 1, 2, 3
 _encode = msgspec.msgpack.Encoder().encode
@@ -69,6 +71,8 @@ class _Child:
     def __init__(self, job: Job) -> None:
         self.job = job
         self.reader, writer = os.pipe()
+        with contextlib.suppress(OSError):  # this user's pipes are at their limit
+            fcntl.fcntl(self.reader, fcntl.F_SETPIPE_SZ, _PIPE)
         stop_reader, self.stop = os.pipe()
         parent = os.getpid()
 
@@ -80,29 +84,34 @@ class _Child:
         self.pid = runner.fork(work)
         os.close(writer)
         os.close(stop_reader)
-        self.buffer = bytearray()
+        self._rest = b""  # the beginning of a message
         self.answer: Done | None = None
 
     def read(self, monitor: Monitor) -> bool:
         """Takes what there is; False at the end."""
-        block = os.read(self.reader, 1 << 18)
-        self.buffer += block
-        while len(self.buffer) >= _LENGTH.size:
-            length, kind = _LENGTH.unpack_from(self.buffer)
-            end = _LENGTH.size + length
-            if len(self.buffer) < end:
-                break
-            payload = bytes(self.buffer[_LENGTH.size : end])
-            del self.buffer[:end]
-            if kind == _EVENT:
-                monitor(_events.decode(payload))
-            elif kind == _VALUE:
-                self.answer = Done(key=self.job.key, value=msgspec.msgpack.decode(payload))
-            elif kind == _INTERRUPTED:
-                self.answer = Done(key=self.job.key, interrupted=True)
-            else:
-                self.answer = Done(key=self.job.key, error=from_parts(msgspec.msgpack.decode(payload)))
+        block = os.read(self.reader, _PIPE)
+        data = self._rest + block if self._rest else block
+        at = 0
+        with memoryview(data) as view:
+            while len(data) - at >= _LENGTH.size:
+                length, kind = _LENGTH.unpack_from(view, at)
+                end = at + _LENGTH.size + length
+                if len(data) < end:
+                    break
+                self._take(kind, view[at + _LENGTH.size : end], monitor)
+                at = end
+        self._rest = data[at:]
         return bool(block)
+
+    def _take(self, kind: int, payload: memoryview, monitor: Monitor) -> None:
+        if kind == _EVENT:
+            monitor(_events.decode(payload))
+        elif kind == _VALUE:
+            self.answer = Done(key=self.job.key, value=msgspec.msgpack.decode(payload))
+        elif kind == _INTERRUPTED:
+            self.answer = Done(key=self.job.key, interrupted=True)
+        else:
+            self.answer = Done(key=self.job.key, error=from_parts(msgspec.msgpack.decode(payload)))
 
     def finish(self) -> Done:
         os.close(self.reader)

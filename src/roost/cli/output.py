@@ -2,19 +2,37 @@
 
 from __future__ import annotations
 
+import re
+from typing import TYPE_CHECKING
+
 from roost.cli.table import SGR, clean, plain
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 PIECE = 65536
 """A line longer than this is shown in pieces: memory stays bounded."""
 
 RESET = "\x1b[0m"
 
+TEXT_LEAST = 4096
+SAMPLE = 256
+"""Of a line of more than TEXT_LEAST characters, a quarter of them unprintable, so many are shown."""
+
+# Returns at the end of a line, then all that another return has gone back over. Each matches from one place of a run or
+# line only: the time is that of one look at every byte.
+_RETURNS = re.compile(rb"(?<!\r)\r++(?=\n|\Z)")
+_OVERWRITTEN = re.compile(rb"^[^\n]*\r", re.MULTILINE)
+_NO_COLOUR = re.compile(r"\x1b(?!\[[0-9;:]*m)")
+_GONE = {code: None for code in (*range(9), *range(10, 32), 127)}
+
 
 class Lines:
     """Cuts a stream of bytes into lines of text.
 
     A carriage return goes back to the start of its line, so only the last state of a progress bar is a line. The bytes
-    of one character stay together; those that are not UTF-8 become U+FFFD.
+    of one character stay together; those that are not UTF-8 become U+FFFD. A block of many lines is worked on as a
+    whole: a flood of short lines costs no more than one of long ones.
     """
 
     def __init__(self) -> None:
@@ -22,14 +40,15 @@ class Lines:
 
     def feed(self, data: bytes) -> list[str]:
         """The lines that ``data`` completes, without their ends."""
-        *complete, rest = data.split(b"\n")
+        head, newline, rest = data.rpartition(b"\n")
+        if not newline:
+            return self._take(rest)
         lines: list[str] = []
-        for piece in complete:
-            if not self._pending and len(piece) <= PIECE and b"\r" not in piece:  # nearly every line there is
-                lines.append(piece.decode(errors="replace"))
-                continue
-            lines += self._take(piece)
-            lines.append(self._flush())
+        if self._pending:
+            first, newline, head = head.partition(b"\n")
+            lines = [*self._take(first), self._flush()]
+        if newline:
+            lines += _complete(head)
         return lines + self._take(rest)
 
     def end(self) -> list[str]:
@@ -39,11 +58,12 @@ class Lines:
     def _take(self, piece: bytes) -> list[str]:
         """Add a piece without a newline; what grows too long comes back."""
         self._pending += piece
+        if b"\r" in piece:
+            text = self._pending.rstrip(b"\r")
+            returned = len(text) < len(self._pending)
+            self._pending = text[text.rfind(b"\r") + 1 :] + (b"\r" if returned else b"")
         if len(self._pending) <= PIECE:
             return []
-        at = self._pending.rfind(b"\r", 0, len(self._pending.rstrip(b"\r")))
-        if at >= 0:
-            del self._pending[: at + 1]
         lines = []
         start = 0
         while len(self._pending) - start > PIECE:
@@ -57,6 +77,16 @@ class Lines:
         line = bytes(self._pending).rstrip(b"\r")
         self._pending.clear()
         return line[line.rfind(b"\r") + 1 :].decode(errors="replace")
+
+
+def _complete(block: bytes) -> list[str]:
+    """The lines of a block that ends with one."""
+    if b"\r" in block:
+        block = _OVERWRITTEN.sub(b"", _RETURNS.sub(b"", block))
+    lines = block.decode(errors="replace").split("\n")  # no byte of a character is a newline
+    if len(block) <= PIECE:
+        return lines
+    return [line[at : at + PIECE] for line in lines for at in range(0, max(len(line), 1), PIECE)]
 
 
 class LastLine:
@@ -80,19 +110,44 @@ class LastLine:
 def safe_line(line: str, *, colour: bool) -> str:
     """A line of output for a stream that Roost shares: colours stay (unless not ``colour``), all else is made visible.
 
-    A colour that the line does not end is ended.
+    A colour that the line does not end is ended. Of a long line that is no text, only the beginning is shown.
     """
-    if line.isprintable():
+    if _harmless(line):
         return line
     line = line.replace("\x1b[K", "")  # gcc writes it after each colour; it clears nothing of ours
-    if not colour:
-        return clean(SGR.sub("", line), keep="\t")
-    parts = SGR.split(line)
-    colours = SGR.findall(line)
-    out = clean(parts[0], keep="\t")
-    for code, part in zip(colours, parts[1:], strict=True):
-        out += code + clean(part, keep="\t")
-    return out + RESET if colours and colours[-1] not in {RESET, "\x1b[m"} else out
+    text = SGR.sub("", line)
+    if not _harmless(text):
+        if len(text) > TEXT_LEAST and (odd := _unprintable(text)) > len(text) // 4:
+            shown = clean(text[:SAMPLE], keep="\t")
+            return f"{shown} ({len(text) - SAMPLE} more characters, no text: {odd} of the line cannot be printed)"
+        line = text if not colour else _NO_COLOUR.sub(r"\\x1b", line)
+        return _ended(clean(line, keep="\t\x1b" if colour else "\t"))
+    return _ended(line) if colour else text
+
+
+def prefixed(lines: Sequence[str], prefix: str, *, colour: bool) -> str:
+    """Lines of output as ``safe_line`` has them, each with ``prefix`` before it and a newline after it."""
+    if not lines:
+        return ""
+    text = "\n".join(lines)
+    if not _harmless(text.replace("\n", "")):
+        text = "\n".join([safe_line(line, colour=colour) for line in lines])
+    return prefix + text.replace("\n", "\n" + prefix) + "\n"
+
+
+def _harmless(text: str) -> bool:
+    return text.isprintable() or text.replace("\t", "").isprintable()
+
+
+def _unprintable(text: str) -> int:
+    """How many characters there are that ``clean`` would have to make visible; tabs are none."""
+    return len(text) - len(text.translate(_GONE)) if text.isascii() else sum(not c.isprintable() for c in text)
+
+
+def _ended(line: str) -> str:
+    """A line in which every escape is a colour, with the last one undone."""
+    last = line.rfind("\x1b")
+    return line if last < 0 or line.startswith((RESET, "\x1b[m"), last) else line + RESET
 
 
 def last_lines(output: str, count: int) -> list[str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from roost.cli.output import Lines, safe_line
+from roost.cli.output import Lines, prefixed
 from roost.cli.table import SGR, STATES, Style, clean, columns, duration, style_of
 from roost.events import (
     LayerEnded,
@@ -130,8 +130,10 @@ class PlainMonitor(QuietMonitor):
             self._prefixed(name, self._lines.setdefault((name, 1), Lines()).feed(event.data))
 
     def _prefixed(self, who: str, lines: Sequence[str]) -> None:
-        bar = self._style.paint("|", "dim")
-        self._write([f"{who:{self._width}} {bar} {safe_line(line, colour=self._keep_colours)}" for line in lines])
+        if lines:
+            prefix = f"{who:{self._width}} {self._style.paint('|', 'dim')} "
+            self._stream.write(prefixed(lines, prefix, colour=self._keep_colours))
+            self._stream.flush()
 
     def _finish(self, who: str) -> None:
         for key in [key for key in self._lines if key[0] == who]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from functools import cache
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
@@ -112,21 +113,32 @@ def clean(text: str, *, keep: str = "") -> str:
     Those are control and format characters (bidirectional overrides too), line separators and lone surrogates (bytes
     of a file name that are not UTF-8). ``keep`` has those to leave alone, such as ``"\t\n"``. Odd spaces become spaces.
     """
-    if text.isprintable():
-        return text
-    from unicodedata import category  # 1 ms that an ordinary table does not need
+    return text if text.isprintable() else text.translate(_visible(keep))
 
-    def visible(char: str) -> str:
-        if char.isprintable() or char in keep:
-            return char
-        kind = category(char)
+
+class _Visible(dict[int, str]):
+    """For ``str.translate``: a character's number → how it is shown, found when it is first met."""
+
+    def __init__(self, keep: str) -> None:
+        super().__init__({ord(char): char for char in keep})
+
+    def __missing__(self, code: int) -> str:
+        from unicodedata import category  # 1 ms that an ordinary table does not need
+
+        char = chr(code)
+        kind = "" if char.isprintable() else category(char)
+        shown = char  # also private use, or newer than this Python's tables: harmless
         if kind == "Zs":
-            return " "
-        if kind not in {"Cc", "Cf", "Cs", "Zl", "Zp"}:
-            return char  # private use, or newer than this Python's tables: harmless
-        return char.encode("unicode_escape").decode("ascii")
+            shown = " "
+        elif kind in {"Cc", "Cf", "Cs", "Zl", "Zp"}:
+            shown = char.encode("unicode_escape").decode("ascii")
+        self[code] = shown
+        return shown
 
-    return "".join(map(visible, text))
+
+@cache
+def _visible(keep: str) -> _Visible:
+    return _Visible(keep)
 
 
 def plain(text: str) -> str:
