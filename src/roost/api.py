@@ -6,6 +6,7 @@ import contextlib
 import fnmatch
 import json
 import os
+import stat
 import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,7 @@ from roost.definition import load as load_definition
 from roost.errors import BusyError, DefinitionError, Error, HostError, Interrupted, LayerGone, StoreError
 from roost.events import ignore
 from roost.host import files
-from roost.records import SessionRecord
+from roost.records import LayerRecord, SessionRecord
 from roost.store import Store, new_id, run_id
 from roost.structs import to_json
 
@@ -30,9 +31,12 @@ if TYPE_CHECKING:
     from roost.definition.model import Resolved
     from roost.events import Monitor
     from roost.gc import Removal
-    from roost.records import LayerRecord, Machines
+    from roost.records import Machines
     from roost.results import Result
     from roost.sessions import Run, Session
+
+
+STATUS_MOST = 64 << 20  # bytes of a tree's list of packages, which may be anything: Debian's largest have some 10 MB
 
 
 def load(path: str | os.PathLike[str] | None = None) -> Loaded:
@@ -315,7 +319,13 @@ class Manager:
     def remove_layer(self, word: str) -> LayerRecord:
         """Removes a layer that nothing stands on. Raises StoreError, or BusyError saying what does."""
         self.prepare()
-        layer = self.store.find_layer(word)
+        digest = self.store.find_digest(word)
+        try:
+            layer = self.store.layer(digest)
+        except StoreError:  # without a record that can be read, nothing else can be done with it
+            if not os.path.isdir(os.path.dirname(self.store.tree(digest))):
+                raise
+            layer = LayerRecord(digest=digest, parents=(), kind="", name="damaged", family="", facts={}, created=0.0)
         users = [f"session {s.id}" for s, _ in self.store.sessions() if layer.digest in s.layers]
         users += [
             f"layer {other.digest[:12]} ({other.name})"
@@ -352,8 +362,11 @@ class Manager:
                 continue
             finally:
                 os.close(root)
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                os.close(fd)
+                continue
             with open(fd, "rb") as stream:
-                return manager.packages(stream.read())
+                return manager.packages(stream.read(STATUS_MOST))
         return {}
 
     def gc(self, *, dry_run: bool = False) -> list[Removal]:

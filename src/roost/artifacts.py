@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fnmatch
 import os
+import re
 import stat
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 _DEPTH_MAX = 64
+ENTRIES_MOST = 5_000_000
 _IN = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _OUT = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -35,8 +38,11 @@ class Collector:
     def collect(self, pattern: str, prefix: str) -> None:
         """``pattern`` is relative to ``root``; ``prefix`` is how a person names ``root``, to be put before what is found."""
         before = len(self.copied)
-        for path in expand(self._root, pattern):
-            self._copy(path, prefix, depth=0)
+        try:
+            for path in expand(self._root, pattern):
+                self._copy(path, prefix, depth=0)
+        except OSError as e:
+            self._warn(f"artifact {prefix}{pattern}: {e.strerror}")
         if len(self.copied) == before:
             self._warn(f"no artifact matches {prefix}{pattern}")
 
@@ -131,34 +137,49 @@ def _copy_content(source: int, target: int) -> None:
 
 
 def expand(root: int, pattern: str) -> Iterator[str]:
-    """The paths below ``root`` that match a glob: ``*``, ``?``, ``[…]`` within a name, ``**`` for any directories."""
+    """The paths below ``root`` that match a glob: ``*``, ``?``, ``[…]`` within a name, ``**`` for any directories.
+
+    Each once. However the pattern and the tree are, no directory is looked at twice for the same part of the pattern,
+    and after ENTRIES_MOST names it is over (OSError, E2BIG): a tree of links to itself has paths without end.
+    """
     parts = [part for part in pattern.split("/") if part not in ("", ".")]
     if ".." in parts:
         return
-    yield from _expand(root, "", parts, 0)
+    seen: set[tuple[str, int]] = set()
+    looked = 0
+    pending = [("", 0, 0)]  # a path, the parts that it has matched, the directories that the last ** has taken
+    while pending:
+        path, matched, depth = pending.pop()
+        if (path, matched) in seen:
+            continue
+        seen.add((path, matched))
+        if matched == len(parts):
+            if path:
+                yield path
+            continue
+        if looked > ENTRIES_MOST:
+            raise OSError(errno.E2BIG, "more names than can be looked at")
+        below, entries = _step(root, path, parts, matched, depth)
+        looked += entries
+        pending += reversed(below)
 
 
-def _expand(root: int, path: str, parts: Sequence[str], depth: int) -> Iterator[str]:
-    if not parts:
-        if path:
-            yield path
-        return
-    part, rest = parts[0], parts[1:]
-    if part == "**":
-        yield from _expand(root, path, rest, depth)
-        if depth < _DEPTH_MAX:
-            for name, directory in _entries(root, path):
-                if directory:
-                    yield from _expand(root, f"{path}/{name}".lstrip("/"), parts, depth + 1)
-        return
-    if not any(c in part for c in "*?["):
+def _step(root: int, path: str, parts: Sequence[str], matched: int, depth: int) -> tuple[list[tuple[str, int, int]], int]:
+    """What follows from one state of ``expand``, and how many names were looked at."""
+    part = parts[matched]
+    if part != "**" and not any(c in part for c in "*?["):
         here = f"{path}/{part}".lstrip("/")
-        if _exists(root, here):
-            yield from _expand(root, here, rest, depth)
-        return
-    for name, _ in _entries(root, path):
-        if fnmatch.fnmatchcase(name, part) and (part.startswith(".") or not name.startswith(".")):
-            yield from _expand(root, f"{path}/{name}".lstrip("/"), rest, depth)
+        return ([(here, matched + 1, 0)] if _exists(root, here) else []), 1
+    found = _entries(root, path)
+    if part != "**":
+        fits = re.compile(fnmatch.translate(part)).match
+        hidden = part.startswith(".")
+        names = [name for name, _ in found if (hidden or not name.startswith(".")) and fits(name)]
+        return [(f"{path}/{name}".lstrip("/"), matched + 1, 0) for name in names], len(found) + 1
+    below = [(path, matched + 1, 0)]
+    if depth < _DEPTH_MAX:
+        below += [(f"{path}/{name}".lstrip("/"), matched, depth + 1) for name, directory in found if directory]
+    return below, len(found) + 1
 
 
 def _exists(root: int, path: str) -> bool:

@@ -175,7 +175,10 @@ def why(own: str, facts: dict[str, Any], before: tuple[str, dict[str, Any]] | No
     old_digest, old = before
     if old_digest == own:
         return "it was removed from the store"
-    changes = [text for key in sorted({*old, *facts}) for text in _difference(key, old.get(key), facts.get(key))]
+    try:
+        changes = [text for key in sorted({*old, *facts}) for text in _difference(key, old.get(key), facts.get(key))]
+    except (TypeError, AttributeError, LookupError):  # written by another version, or damaged
+        changes = ["it was made from something else"]
     return "; ".join(changes) or "a layer below it changed"
 
 

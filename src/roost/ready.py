@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from roost.store import Store
 
-_KEY = f"1 {__version__} {sys.implementation.cache_tag}"
+_KEY = f"2 {__version__} {sys.implementation.cache_tag}"
 # A file that changes twice within one tick of the kernel's clock (10 ms at most) has the same times both times.
 _SETTLED = 50_000_000  # nanoseconds
 _FAILURES = (OSError, EOFError, ValueError, TypeError, KeyError, AttributeError)
@@ -46,7 +46,7 @@ def find(store: Store, definition: str, machine: str) -> Ready | None:
     """What is known of a machine of the definition at that absolute path; None when it has to be planned."""
     try:
         with open(_path(store, definition), "rb") as stream:
-            key, path, stamps, machines = marshal.loads(stream.read())  # noqa: S302  # root's own, as .pyc files are
+            key, path, stamps, machines = _unpacked(stream.read())
         if (key, path) != (_KEY, definition) or any(_stamp(name) != stamp for name, stamp in stamps.items()):
             return None
         record, terms = machines[machine]
@@ -66,6 +66,7 @@ def remember(store: Store, definition: str, inputs: Iterable[str], machines: Map
         plain = _others(store, definition, stamps)
         plain |= {name: (asdict(ready.record), _plain(ready.terms)) for name, ready in machines.items()}
         data = marshal.dumps((_KEY, definition, stamps, plain))
+        data = zlib.crc32(data).to_bytes(4) + data
         os.makedirs(f"{store.state}/ready", mode=0o700, exist_ok=True)
         files.write_atomic(_path(store, definition), data, mode=0o600)
 
@@ -73,10 +74,17 @@ def remember(store: Store, definition: str, inputs: Iterable[str], machines: Map
 def _others(store: Store, definition: str, stamps: dict[str, Any]) -> dict[str, Any]:
     """What is known already, when it was made from the same."""
     with contextlib.suppress(*_FAILURES), open(_path(store, definition), "rb") as stream:
-        *head, machines = marshal.loads(stream.read())  # noqa: S302
+        *head, machines = _unpacked(stream.read())
         if head == [_KEY, definition, stamps]:
             return dict(machines)
     return {}
+
+
+def _unpacked(data: bytes) -> Any:
+    """What was written; ValueError when it is damaged, which marshal may not survive."""
+    if zlib.crc32(data[4:]).to_bytes(4) != data[:4]:
+        raise ValueError("damaged")
+    return marshal.loads(data[4:])  # noqa: S302  # root's own, as .pyc files are
 
 
 def _plain(terms: Terms) -> dict[str, Any]:

@@ -190,7 +190,7 @@ class Session:
         spec = self._spec(run, terminal=terminal)
         output_directory = os.path.join(os.path.realpath(run.output), self.record.machine)
         targets = [item.target for item in spec.overlaid] + [item.target for item in spec.bound]
-        self.record.mount_points = tuple(sorted({"/etc/hosts", *targets}))
+        self.record.mount_points = tuple(sorted({"/etc/hosts", *map(files.printable, targets)}))
         limits = Limits(memory=self._terms.memory, cpus=self._terms.cpus, tasks=self._terms.tasks, timeout=run.timeout)
         began = time.time()
         tail = bytearray()
@@ -356,7 +356,7 @@ def run_once(
     on_start: Callable[[str], None] | None = None, **options: Any,
 ) -> Result:  # fmt: skip
     """A run in a session of its own, thrown away or kept as ``keep`` says. ``options`` are those of ``Session.run``."""
-    record = replace(record, id=new_id(record.machine), user=run.user)
+    record = replace(record, id=new_id(record.machine), user=files.printable(run.user))
     with Session(store, record, terms) as session:
         if on_start is not None:
             on_start(session.id)

@@ -99,13 +99,16 @@ class Store:
         """The record of a layer. Raises StoreError."""
         try:
             with open(f"{self.state}/layers/{digest}/layer.json", "rb") as stream:
-                return from_json(stream.read(), LayerRecord)
-        except FileNotFoundError:
+                record = from_json(stream.read(), LayerRecord)
+            if record.digest != digest:
+                raise Damaged("it is that of another layer")
+        except (FileNotFoundError, NotADirectoryError):
             raise StoreError(f"there is no layer {digest[:12]}", hint="see `roost layer list`") from None
         except Damaged as e:
             raise StoreError(
                 f"the record of layer {digest[:12]} is damaged: {e}", hint=f"`roost layer remove {digest[:12]}`"
             ) from None
+        return record
 
     def layers(self) -> list[LayerRecord]:
         """All layers, the oldest first; unreadable ones are left out."""
@@ -117,13 +120,17 @@ class Store:
 
     def find_layer(self, word: str) -> LayerRecord:
         """A layer by its name or by the start of its digest. Raises StoreError when it is none, or not the only one."""
-        if os.path.exists(f"{self.state}/names/{_plain(word)}"):
-            return self.layer(self.named(word))
+        return self.layer(self.find_digest(word))
+
+    def find_digest(self, word: str) -> str:
+        """As ``find_layer``; its record is not read."""
+        if named := self._named(_plain(word)):
+            return named
         found = [name for name in _names(f"{self.state}/layers") if name.startswith(word)] if len(word) >= 4 else []
         if len(found) != 1:
             what = f"{len(found)} layers start with {word}" if found else f"there is no layer {word}"
             raise StoreError(what, details=" ".join(name[:16] for name in found), hint="see `roost layer list`")
-        return self.layer(found[0])
+        return found[0]
 
     @contextlib.contextmanager
     def staged(self, kind: str) -> Iterator[str]:
@@ -191,17 +198,23 @@ class Store:
         """Committed layers: name → digest."""
         found = {}
         for name in _names(f"{self.state}/names"):
-            with contextlib.suppress(OSError), open(f"{self.state}/names/{name}", encoding="ascii") as stream:
-                found[name] = stream.read().strip()
+            if digest := self._named(name):
+                found[name] = digest
         return found
 
     def named(self, name: str) -> str:
         """The digest that a name means. Raises StoreError."""
-        try:
-            with open(f"{self.state}/names/{_plain(name)}", encoding="ascii") as stream:
-                return stream.read().strip()
-        except (OSError, UnicodeDecodeError):
-            raise StoreError(f"there is no layer {name}", hint="see `roost layer list`") from None
+        if digest := self._named(_plain(name)):
+            return digest
+        raise StoreError(f"there is no layer {name}", hint="see `roost layer list`")
+
+    def _named(self, name: str) -> str:
+        """The digest that a name means; empty when there is none, or what is there is none."""
+        with contextlib.suppress(OSError, UnicodeDecodeError):
+            with open(f"{self.state}/names/{name}", encoding="ascii") as stream:
+                digest = stream.read(129).strip()
+            return digest if len(digest) <= 128 and not digest.strip("0123456789abcdef") else ""
+        return ""
 
     def set_name(self, name: str, digest: str) -> None:
         """Lets ``name`` mean ``digest`` from now on."""
@@ -230,13 +243,16 @@ class Store:
     def _session(self, directory: str, session: str) -> SessionRecord:
         try:
             with open(f"{directory}/session.json", "rb") as stream:
-                return from_json(stream.read(), SessionRecord)
+                record = from_json(stream.read(), SessionRecord)
+            if record.id != session:
+                raise Damaged("it is that of another session")
         except (FileNotFoundError, NotADirectoryError):
             raise StoreError(f"there is no session {session}", hint="see `roost session list`") from None
         except Damaged as e:
             raise StoreError(
                 f"the record of session {session} is damaged: {e}", hint=f"`roost session remove {session}`"
             ) from None
+        return record
 
     def running(self) -> list[tuple[SessionRecord, bool]]:
         """What stands on layers and ends: sessions that are thrown away, and pins, whose record names no machine."""

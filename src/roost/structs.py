@@ -114,7 +114,7 @@ def from_json(data: bytes, kind: type[_S]) -> _S:
 
     try:
         return kind(**msgspec.structs.asdict(msgspec.json.decode(data, type=_reader(kind))))
-    except (msgspec.DecodeError, UnicodeDecodeError) as e:
+    except (ValueError, RecursionError) as e:  # msgspec's own errors are the former, and so is text that is not UTF-8
         raise Damaged(str(e)) from None
 
 

@@ -48,7 +48,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 128 + 13
     except OSError as e:
         where = f": {os.fsdecode(e.filename)}" if isinstance(e.filename, str | bytes) else ""
-        print(f"error: {e.strerror}{where}\nhint: `roost doctor` tries what this host can do", file=sys.stderr)
+        from roost.cli.table import clean
+
+        print(f"error: {clean(f'{e.strerror}{where}')}\nhint: `roost doctor` tries what this host can do", file=sys.stderr)
         return FAILED_TO_RUN if runs else HostError.exit_code
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

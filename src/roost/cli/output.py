@@ -21,9 +21,9 @@ SAMPLE = 256
 
 # Returns at the end of a line, then all that another return has gone back over. Each matches from one place of a run or
 # line only: the time is that of one look at every byte.
-_RETURNS = re.compile(rb"(?<!\r)\r++(?=\n|\Z)")
-_OVERWRITTEN = re.compile(rb"^[^\n]*\r", re.MULTILINE)
-_NO_COLOUR = re.compile(r"\x1b(?!\[[0-9;:]*m)")
+_RETURNS = rb"(?<!\r)\r++(?=\n|\Z)"
+_OVERWRITTEN = rb"(?m:^)[^\n]*\r"
+_NO_COLOUR = r"\x1b(?!\[[0-9;:]*m)"
 _GONE = {code: None for code in (*range(9), *range(10, 32), 127)}
 
 
@@ -82,7 +82,7 @@ class Lines:
 def _complete(block: bytes) -> list[str]:
     """The lines of a block that ends with one."""
     if b"\r" in block:
-        block = _OVERWRITTEN.sub(b"", _RETURNS.sub(b"", block))
+        block = re.sub(_OVERWRITTEN, b"", re.sub(_RETURNS, b"", block))
     lines = block.decode(errors="replace").split("\n")  # no byte of a character is a newline
     if len(block) <= PIECE:
         return lines
@@ -120,7 +120,7 @@ def safe_line(line: str, *, colour: bool) -> str:
         if len(text) > TEXT_LEAST and (odd := _unprintable(text)) > len(text) // 4:
             shown = clean(text[:SAMPLE], keep="\t")
             return f"{shown} ({len(text) - SAMPLE} more characters, no text: {odd} of the line cannot be printed)"
-        line = text if not colour else _NO_COLOUR.sub(r"\\x1b", line)
+        line = text if not colour else re.sub(_NO_COLOUR, r"\\x1b", line)
         return _ended(clean(line, keep="\t\x1b" if colour else "\t"))
     return _ended(line) if colour else text
 

@@ -57,7 +57,9 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         self.print_usage(sys.stderr)
-        print(f"error: {message}\nhint: {self.prog} --help", file=sys.stderr)
+        from roost.cli.table import clean
+
+        print(f"error: {clean(message)}\nhint: {self.prog} --help", file=sys.stderr)
         raise SystemExit(self.status)
 
 
@@ -65,7 +67,9 @@ class _Formatter(argparse.RawDescriptionHelpFormatter):
     """Help as wide as the terminal, up to what reads well."""
 
     def __init__(self, prog: str) -> None:
-        super().__init__(prog, max_help_position=30, width=min(110, int(os.environ.get("COLUMNS", "0")) or 100))
+        said = os.environ.get("COLUMNS", "")
+        wide = int(said) if said.isdecimal() and len(said) < 5 else 0
+        super().__init__(prog, max_help_position=30, width=min(110, wide or 100))
 
 
 def parser(words: Sequence[str] = ()) -> argparse.ArgumentParser:
@@ -292,7 +296,7 @@ def _store_verbs(verbs: Any) -> None:
 
 
 def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
+    if not text.isdecimal() or len(text) > 9 or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of 1 or more")
     return int(text)
 

@@ -227,10 +227,12 @@ def error_text(error: Error, *, style: Style, width: int | None = None) -> str:
 
 def _hanging(title: str, tone: str, text: str, *, style: Style, width: int | None) -> list[str]:
     """``text`` behind a title, broken between words, the later lines indented."""
+    if width is None:
+        return [f"{style.paint(title.rstrip(), tone)} {text}"]
     rows, row = [], ""
     for word in text.split(" "):
         longer = f"{row} {word}" if row else word
-        if row and width is not None and columns(title) + columns(longer) > width:
+        if row and columns(title) + columns(longer) > width:
             rows.append(row)
             row = word
         else:

@@ -11,6 +11,7 @@ import roost
 from roost.cli.common import definition, say, watched
 from roost.cli.streams import restored_terminal, standard_input
 from roost.cli.table import style_of, terminal_width
+from roost.definition import checks
 from roost.engine.spec import Bound
 from roost.errors import DefinitionError
 from roost.events import RunEnded, RunOutput, RunStarted
@@ -36,8 +37,8 @@ def run(options: argparse.Namespace) -> int:
     manager = roost.Manager(loaded, state=options.state)
     names = [machine.name for machine in manager.machines(options.machines, profile=options.profile)]
     what = run_of(options)
-    if options.junit and not os.path.isdir(os.path.dirname(os.path.abspath(options.junit))):
-        raise DefinitionError(f"--junit {options.junit}: its directory does not exist", hint="make it first")
+    if options.junit:
+        _check_file(options.junit)
     single = len(names) == 1 and not options.all and not options.profile and names == options.machines
     began = time.monotonic()
     results = [_single(options, loaded, names[0], what)] if single else _matrix(options, loaded, names, what)
@@ -92,6 +93,14 @@ def _single(options: argparse.Namespace, loaded: Loaded, name: str, what: roost.
     return result
 
 
+def _check_file(path: str) -> None:
+    """A mistake in ``--junit`` is told before the run, not after it."""
+    if os.path.isdir(path):
+        raise DefinitionError(f"--junit {path}: this is a directory", hint="name the file to write")
+    if not os.path.isdir(os.path.dirname(os.path.abspath(path))):
+        raise DefinitionError(f"--junit {path}: its directory does not exist", hint="make it first")
+
+
 def _matrix(options: argparse.Namespace, loaded: Loaded, names: list[str], what: roost.Run) -> list[roost.Result]:
     with watched(options, names if len(names) > 1 else [names[0], ""]) as (watch, _):
         manager = roost.Manager(loaded, state=options.state, watch=watch)
@@ -120,7 +129,7 @@ def run_of(options: argparse.Namespace) -> roost.Run:
     """What the options ask to be run. Raises DefinitionError for an option that cannot be meant."""
     return roost.Run(
         command=options.command,
-        user=options.user,
+        user=_user(options.user),
         directory=_absolute(options.directory, "-w"),
         environment=dict(_variable(text) for text in options.env),
         sources=_sources(options.source),
@@ -129,6 +138,20 @@ def run_of(options: argparse.Namespace) -> roost.Run:
         output=options.output,
         timeout=options.timeout,
     )
+
+
+def _user(name: str) -> str:
+    if not name or ":" in name or not name.isprintable() or len(name) > 256:
+        raise DefinitionError(f"-u {name[:40]!r} cannot be a user", hint="a name of the machine's /etc/passwd, or a number")
+    return name
+
+
+def _target(path: str, option: str) -> str:
+    """A place in the session for something of the caller's, in its only form."""
+    path = "/" + os.path.normpath(_absolute(path, option)).lstrip("/")
+    if wrong := checks.bind_target(path):
+        raise DefinitionError(f"{option} {path}: {wrong}", hint="name another place, like /src")
+    return path
 
 
 def _absolute(path: str, option: str) -> str:
@@ -150,7 +173,7 @@ def _sources(texts: list[str]) -> tuple[Any, ...]:
         directory, _, target = text.rpartition(":") if ":/" in text else (text, "", "")
         default = "/src" if number == 0 else f"/src{number + 1}"
         found.append(
-            roost.Source(directory=os.path.abspath(directory), target=_absolute(target or default, "--source"))
+            roost.Source(directory=os.path.abspath(directory), target=_target(target or default, "--source"))
         )
     return tuple(found)
 
@@ -164,5 +187,5 @@ def _bind(text: str) -> Bound:
     source = os.path.abspath(source)
     if not os.path.exists(source):
         raise DefinitionError(f"--bind {text}: {source} does not exist", hint="bind something that is there")
-    target = _absolute(rest[0] if rest and rest[0] else source, "--bind")
+    target = _target(rest[0] if rest and rest[0] else source, "--bind")
     return Bound(source=source, target=target, read_only=rest[1:] != ["rw"])

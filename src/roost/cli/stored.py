@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import roost
 from roost.cli.common import definition_if_any, print_json, print_table, say
-from roost.cli.table import Painted, age, size
+from roost.cli.table import Painted, age, clean, size
 from roost.errors import StoreError
 
 if TYPE_CHECKING:
@@ -104,8 +104,9 @@ def _content(session: roost.Session, path: str) -> int:
         say(f"{path} is binary: {len(before or b'')} bytes before, {len(after or b'')} after")
         return 0
     old, new = ((text or b"").decode(errors="replace").splitlines(keepends=True) for text in (before, after))
+    watched = sys.stdout.isatty()  # what a file holds may not act on the terminal; a program gets it as it is
     for line in difflib.unified_diff(old, new, fromfile=f"layers{path}", tofile=f"{session.id}{path}"):
-        sys.stdout.write(line if line.endswith("\n") else line + "\n")
+        sys.stdout.write((clean(line.rstrip("\n"), keep="\t") if watched else line.rstrip("\n")) + "\n")
     return 0
 
 
@@ -198,7 +199,7 @@ def layer_show(options: argparse.Namespace) -> int:
     ]
     facts += [(key, value if isinstance(value, str) else json.dumps(value)) for key, value in layer.facts.items()]
     for key, value in facts:
-        print(f"{key + ':':16} {value}")
+        print(f"{key + ':':16} {clean(value)}")
     print()
     print_table(["package", "version"], sorted(packages.items()), empty="no packages are known")
     return 0

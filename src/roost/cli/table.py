@@ -293,8 +293,11 @@ def _shrink(widths: list[int], fixed: set[int], width: int) -> None:
         able = [at for at, wide in enumerate(widths) if at not in fixed and wide > 8]
         if not able:
             return
-        widths[max(able, key=lambda at: widths[at])] -= 1
-        over -= 1
+        widest = max(able, key=lambda at: widths[at])
+        second = max([8, *(widths[at] for at in able if at != widest)])
+        step = max(1, min(over, widths[widest] - second))
+        widths[widest] -= step
+        over -= step
 
 
 def _line(cells: list[Painted], widths: list[int], numbers: list[bool], style: Style, *, tone: str = "") -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,9 @@ FILE = "roost.toml"
 MACHINES = "/etc/roost/machines"
 TEXT_MOST = 1 << 20
 """Bytes of a definition: more is another kind of file."""
+DEPTH_MOST = 100
+"""Parts of a key. tomllib needs the square of their number: a file of one key would keep it busy for hours."""
+_PART = r"""(?:[\w-]++|"(?:[^"\\\n]|\\.)*+"|'[^'\n]*+')[ \t]*+"""
 
 
 class Loaded(Struct, frozen=True, kw_only=True):
@@ -102,6 +106,9 @@ def find(*, machines: str = MACHINES) -> list[str]:
 def _document(name: str) -> Document:
     text = _text(name)
     directory = os.path.dirname(os.path.abspath(name))
+    if line := _too_deep(text):
+        mistake = f"{name}:{line}: a key of more than {DEPTH_MOST} parts"
+        raise DefinitionError(f"{name}: 1 mistake", details=mistake, hint="is this a definition?")
     try:
         table = tomllib.loads(text)
     except (ValueError, RecursionError) as error:  # ValueError: also an integer of more digits than Python takes
@@ -113,7 +120,21 @@ def _document(name: str) -> Document:
     return Document(name=name, directory=directory, text=text, definition=definition)
 
 
+def _too_deep(text: str) -> int:
+    """The line of a key of too many parts; 0 for none. What only looks like one in a string has no end of a key."""
+    if text.count(".") < DEPTH_MOST:
+        return 0
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.count(".") >= DEPTH_MOST:
+            key = rf"(?:^|[\[{{,])[ \t]*+(?>{_PART}\.[ \t]*+){{{DEPTH_MOST},}}+{_PART}[=\]]"
+            if re.search(key, line):
+                return number
+    return 0
+
+
 def _text(name: str) -> str:
+    if "\0" in name:
+        raise DefinitionError(f"not the name of a file: {name!r}", hint="name another file")
     try:
         raw = read_regular(name, most=TEXT_MOST)
     except FileNotFoundError:

@@ -15,6 +15,12 @@ if TYPE_CHECKING:
     from roost.definition.model import Definition
 
 
+TOLD = 200
+"""So many mistakes are told one by one; of more, their number. What comes after has no suggestions."""
+WORD = 64
+"""A longer word is no misspelt one."""
+
+
 class Document(Struct, kw_only=True):
     """One file: ``name`` as shown to the user, ``directory`` to which its relative paths belong.
 
@@ -61,6 +67,11 @@ class Place(Struct, frozen=True):
         if message and not self.skipped:
             self.document.mistakes.add((self.document.original(self.keys), message))
 
+    def did_you_mean(self, word: str, known: Iterable[str]) -> str:
+        """The end of a message about an unknown word, or nothing when no known one is near."""
+        near = nearest(word, known) if len(self.document.mistakes) < TOLD else ""
+        return f", did you mean '{near}'?" if near else ""
+
 
 def shown(keys: Keys) -> str:
     """A path as it would be written in the file, with indexes from 0 in brackets."""
@@ -72,6 +83,8 @@ def shown(keys: Keys) -> str:
         bare = key.replace("-", "").replace("_", "")
         plain = bare.isascii() and bare.isalnum()
         text += f".{key}" if plain else f".{_quoted(key)}"
+        if len(text) > 1000:
+            text = text[:1000] + "…"
     return text.removeprefix(".")
 
 
@@ -79,36 +92,43 @@ def _quoted(text: str) -> str:
     return '"' + "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in text) + '"'
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """The end of a message about an unknown word, or nothing when no known one is near."""
-    near = nearest(word, known)
-    return f", did you mean '{near}'?" if near else ""
-
-
 def nearest(word: str, known: Iterable[str]) -> str:
     """The known word that was probably meant, or nothing."""
     from difflib import get_close_matches  # only when there is a mistake
 
-    known = list(known)
+    known = [one for one in known if len(one) <= WORD]
+    if len(word) > WORD:
+        return ""
     if near := get_close_matches(word, known, 1):
         return near[0]
     starts = [one for one in known if len(word) > 2 and one.startswith(word)]
     return starts[0] if len(starts) == 1 else ""
 
 
+def listed(names: Iterable[str]) -> str:
+    """Names for a message: not more than a person reads."""
+    every = [name for name in names if len(name) <= WORD]
+    more = f" and {len(every) - 20} more" if len(every) > 20 else ""
+    return ", ".join(every[:20]) + more
+
+
 def report(documents: Iterable[Document], name: str) -> None:
     """Raise one DefinitionError with a line for every mistake in the documents; do nothing when there is none."""
-    lines = []
+    lines: list[str] = []
+    total = 0
     for document in documents:
         if document.mistakes:
-            lines += _lines(document)
+            total += len(document.mistakes)
+            lines += _lines(document, TOLD - len(lines))
     if not lines:
         return
-    count = "1 mistake" if len(lines) == 1 else f"{len(lines)} mistakes"
+    count = "1 mistake" if total == 1 else f"{total} mistakes"
+    if total > len(lines):
+        lines.append(f"{name}: and {total - len(lines)} more")
     raise DefinitionError(f"{name}: {count}", details="\n".join(lines), hint="`roost schema` describes every key")
 
 
-def _lines(document: Document) -> list[str]:
+def _lines(document: Document, most: int) -> list[str]:
     from roost.definition.lines import locate  # only when there is a mistake
 
     places = locate(document.text)
@@ -117,5 +137,13 @@ def _lines(document: Document) -> list[str]:
         near = keys
         while near not in places:  # what is missing is told at the table that lacks it
             near = near[:-1]
-        found.append((places[near], shown(keys), message))
-    return [f"{document.name}:{line}: {path}: {message}" for line, path, message in sorted(found)]
+        found.append((places[near], keys, message))
+    found.sort(key=lambda item: item[0])
+    # one more line than is shown may hold many of them: only those are put into words
+    last = found[most - 1][0] if 0 < most < len(found) else None
+    worded = [(line, shown(keys), message) for line, keys, message in found if last is None or line <= last]
+    return [f"{document.name}:{line}: {path}: {_short(text)}" for line, path, text in sorted(worded)[: max(most, 0)]]
+
+
+def _short(message: str) -> str:
+    return message if len(message) <= 1000 else message[:1000] + "…"

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 
 from roost.definition import checks
-from roost.definition.mistakes import did_you_mean
 from roost.definition.model import Bind, File, FileContent, Machine, Profile, Script, User
 
 if TYPE_CHECKING:
@@ -72,10 +71,12 @@ def _base(place: Place, written: Machine) -> None:
 
 
 def _each(place: Place, values: list[str], check: Callable[[str], str]) -> None:
+    seen: set[str] = set()
     for index, value in enumerate(values):
         place.at(index).wrong(check(value))
-        if value in values[:index]:
+        if value in seen:
             place.at(index).wrong(f"{value!r} is in the list already")
+        seen.add(value)
 
 
 def _packages(place: Place, written: list[str] | dict[str, list[str]]) -> dict[str, tuple[str, ...]]:
@@ -84,7 +85,7 @@ def _packages(place: Place, written: list[str] | dict[str, list[str]]) -> dict[s
         return {"": tuple(written)}
     for family, names in written.items():
         if family not in checks.FAMILIES:
-            known = did_you_mean(family, checks.FAMILIES) or f", one of {', '.join(checks.FAMILIES)}"
+            known = place.did_you_mean(family, checks.FAMILIES) or f", one of {', '.join(checks.FAMILIES)}"
             place.at(family).wrong(f"unknown family of distributions{known}")
         _each(place.at(family), names, checks.package)
     return {family: tuple(names) for family, names in written.items()}

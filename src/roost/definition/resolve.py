@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 from msgspec import Struct, structs
 
 from roost.definition import checks
-from roost.definition.mistakes import Place, did_you_mean
+from roost.definition.mistakes import Place, listed
 from roost.definition.model import Base, Contents, Machine, Resolved, User
 from roost.definition.parts import Part, part
 
@@ -160,14 +160,16 @@ def _profiles(documents: Iterable[Document]) -> dict[str, tuple[Place, Part]]:
 def _profile_list(place: Place, written: Machine, world: _World) -> None:
     place = place.at("profiles")
     document = place.document
+    seen: set[str] = set()
     for index, name in enumerate(written.profiles or ()):
-        if name in (written.profiles or ())[:index]:
+        if name in seen:
             place.at(index).wrong(f"profile '{name}' is in the list already")
         elif name not in world.profiles and not {("profiles",), ("profiles", name)} & document.skipped:
             known = (
-                did_you_mean(name, world.profiles) or f", the profiles are {', '.join(world.profiles) or 'none yet'}"
+                place.did_you_mean(name, world.profiles) or f", the profiles are {listed(world.profiles) or 'none yet'}"
             )
             place.at(index).wrong(f"no profile '{name}'{known}")
+        seen.add(name)
 
 
 def _machine(machine: _Layered, world: _World) -> Resolved:
@@ -273,7 +275,7 @@ def _base(machine: _Layered, world: _World) -> tuple[Base, str]:
         return Base(), ""
     facts = world.facts(name)
     if facts is None:
-        near = did_you_mean(name, world.known) or f", one of {', '.join(world.known)}"
+        near = machine.place.did_you_mean(name, world.known) or f", one of {', '.join(world.known)}"
         machine.where("distribution").wrong(f"unknown distribution '{name}'{near}")
         return Base(), ""
     release = _release(machine, name, facts)
@@ -310,7 +312,7 @@ def _release(machine: _Layered, name: str, facts: DistributionFacts) -> str:
         if not machine.told("release"):
             machine.place.wrong(f"release is missing: {name} has {', '.join(facts.releases)}")
     elif release not in facts.releases:
-        near = did_you_mean(release, facts.releases)
+        near = machine.place.did_you_mean(release, facts.releases)
         known = "" if near else f": it has {', '.join(facts.releases)}"
         machine.where("release", "distribution").wrong(f"{name} has no release '{release}'{near}{known}")
     return release
@@ -320,7 +322,7 @@ def _architecture(machine: _Layered, name: str, release: str, facts: Distributio
     architecture = machine.text("architecture") or world.architecture
     names = facts.release_architectures.get(release) or facts.architectures
     if architecture not in names:
-        near = did_you_mean(architecture, names) or f": it is made for {', '.join(names)}"
+        near = machine.place.did_you_mean(architecture, names) or f": it is made for {', '.join(names)}"
         what = f"{name} {release} is not made for {architecture}" if release else f"{name} is not for {architecture}"
         host = "" if machine.text("architecture") else " (this host's architecture)"
         machine.where("architecture", "release", "distribution").wrong(f"{what}{host}{near}")
@@ -330,7 +332,7 @@ def _architecture(machine: _Layered, name: str, release: str, facts: Distributio
 def _choice(machine: _Layered, key: str, known: list[str], default: str) -> str:
     value = machine.text(key)
     if value and value not in known:
-        near = did_you_mean(value, known) or f", one of {', '.join(known)}"
+        near = machine.place.did_you_mean(value, known) or f", one of {', '.join(known)}"
         machine.where(key, "distribution").wrong(f"unknown {key} '{value}'{near}")
     return value or default
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct, inspect
 
-from roost.definition.mistakes import nearest
+from roost.definition.mistakes import TOLD, nearest
 from roost.definition.model import Definition
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ class _Walker:
         return [cleaned[index] for index in kept]
 
     def _unknown(self, key: str, table: dict[str, Any], known: list[str], path: Keys) -> None:
-        meant = nearest(key, known)
+        meant = nearest(key, known) if len(self.result.mistakes) < TOLD else ""
         if meant:
             message = f"unknown key, did you mean '{meant}'?"
             if meant not in table:  # so that it is not told to be missing as well

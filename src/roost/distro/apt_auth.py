@@ -34,7 +34,10 @@ def split(url: str) -> tuple[str, Credential | None]:
 
     Raises DefinitionError for what a netrc file cannot hold: white space.
     """
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError as e:
+        raise DefinitionError(f"not a mirror's address: {e}", hint="http://HOST/PATH, https://... or file:///PATH") from None
     userinfo, at, place = parts.netloc.rpartition("@")
     if not at:
         return url, None

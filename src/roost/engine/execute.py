@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 GRACE = 5.0  # seconds between the polite signal and the kill
 _MESSAGES_KEPT = 16384
+_WAIT_MOST = 86400.0  # seconds; epoll_wait(2) takes 24 days at most
 _BLOCKS = 16  # read at a time, so that a flood does not keep a deadline waiting
 _ENDED = struct.Struct("=8siiQQQ")  # roost-init.c: struct ended, after its tag
 STOP, KILL = 1, 2
@@ -177,7 +178,7 @@ class Running:
         gone = False
         while not gone:
             next_time = self._kill_at if self._kill_at is not None else deadline
-            left = None if next_time is None else max(0.0, next_time - time.monotonic())
+            left = None if next_time is None else min(max(0.0, next_time - time.monotonic()), _WAIT_MOST)
             ready = self._poller.select(left)
             now = time.monotonic()
             if self._kill_at is None and deadline is not None and now >= deadline and not gone:
@@ -248,11 +249,10 @@ class Running:
         plain = Ended(seconds=seconds, stopped=self._stopped, notes=self._group.notes)
         out_of_memory = cgroups.out_of_memory(self._group)
         if len(self._report) == _ENDED.size:
-            _, wait_status, _, user, system, rss = _ENDED.unpack(self._report)
-            code = os.waitstatus_to_exitcode(wait_status)
+            code, user, system, rss = _unpack(self._report)
             return replace(
                 plain, status=None if self._failure or code < 0 else code, signal=max(0, -code), error=self._failure,
-                user_seconds=user / 1e6, system_seconds=system / 1e6, max_rss=rss * 1024,
+                user_seconds=user / 1e6, system_seconds=system / 1e6, max_rss=rss << 10,
                 out_of_memory=out_of_memory,
             )  # fmt: skip
         if self._problem_text:
@@ -262,6 +262,17 @@ class Running:
             return replace(plain, signal=signal.SIGKILL, out_of_memory=out_of_memory)
         words = self._messages.decode(errors="replace").strip()
         return replace(plain, error=self._failure or words or f"systemd-nspawn: {runner.ending(status)}")
+
+
+def _unpack(report: bytes) -> tuple[int, int, int, int]:
+    """Exit code (negative: a signal), user and system time in microseconds, memory in KiB.
+
+    The container's root may have forged it: what no command can have said is cut to what one can.
+    """
+    _, status, _, user, system, rss = _ENDED.unpack(report)
+    number, core = status & 0x7F, status & 0x80
+    code = -number if 0 < number < 0x7F and not status & ~(number | core) else status >> 8 & 0xFF
+    return code, user, system, min(rss, 1 << 50)
 
 
 def _read_all(fd: int) -> bytes:

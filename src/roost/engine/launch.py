@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 LISTEN_FIRST = 3  # sd_listen_fds(3): SD_LISTEN_FDS_START
 _PASSWD_MAX = 1 << 20  # bytes: a tree may hold anything
+_NOGROUP = 65534
 _HIGH = 64  # above every descriptor that is being put in its place
 
 
@@ -142,22 +143,32 @@ def make_mount_point(root: int, target: str, *, directory: bool) -> None:
 def account(user: str) -> tuple[int, int, str]:
     """User id, group id and home of a name, from the mounted machine's own /etc/passwd.
 
-    A name that is not there is root's here; roost-init refuses it.
+    A name that is not there is root's here; roost-init, which reads the same in the same way, refuses it.
     """
+    number = _id(user)
+    wanted = user if number is None else number
     root = os.open("merged", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         fd = syscalls.openat2("/etc/passwd", os.O_RDONLY | os.O_NONBLOCK, root=root)
         with open(fd, "rb") as stream:
-            for line in stream.read(_PASSWD_MAX).decode(errors="replace").split("\n"):
-                field = line.split(":")
-                if len(field) >= 7 and user in (field[0], field[2]) and field[2].isdecimal() and field[3].isdecimal():
-                    return min(int(field[2]), 65535), min(int(field[3]), 65535), field[5]
+            for line in stream.read(_PASSWD_MAX).split(b"\n"):
+                field = os.fsdecode(line.partition(b"\0")[0]).split(":")
+                if len(field) >= 7 and (uid := _id(field[2])) is not None and wanted in (field[0], uid):
+                    gid = _id(field[3])
+                    return uid, _NOGROUP if gid is None else gid, field[5] or ("/" if uid else "/root")
     except OSError:
         pass
     finally:
         os.close(root)
-    number = int(user) if user.isdecimal() and int(user) < idmap.RANGE else 0
+    number = wanted if isinstance(wanted, int) else 0
     return number, number, "/" if number else "/root"
+
+
+def _id(text: str) -> int | None:
+    """A user's or group's number as roost-init reads it; None when it is none."""
+    if not text.isascii() or not text.isdecimal() or len(text.lstrip("0")) > 5:
+        return None
+    return int(text) if int(text) < idmap.RANGE else None
 
 
 def become_nspawn(

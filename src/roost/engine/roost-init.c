@@ -35,10 +35,11 @@
 #include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum { CONTROL = 3, STREAMS = 4, MAX_GROUPS = 256, LINE = 65536, SETUP_FAILED = 125 };
+enum { CONTROL = 3, STREAMS = 4, MAX_GROUPS = 256, LINE = 65536, LIST_MOST = 1 << 20, SETUP_FAILED = 125 };
 
 struct ended { /* native byte order; roost.engine.control unpacks it */
     int32_t status; /* as wait(2) has it */
@@ -83,15 +84,34 @@ static int number(const char *text, unsigned long *value) {
     return *text >= '0' && *text <= '9' && !*end && !errno && *value < 65536;
 }
 
+/* A tree may hold anything there: a pipe or a device would be read for ever, and so would a file without end. */
+static FILE *open_list(const char *path) {
+    struct stat about;
+    int fd = open(path, O_RDONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
+
+    if (fd < 0)
+        return NULL;
+    if (fstat(fd, &about) < 0 || !S_ISREG(about.st_mode)) {
+        close(fd);
+        return NULL;
+    }
+    return fdopen(fd, "r");
+}
+
+/* The next line of at most LIST_MOST bytes of a list; a longer line than LINE comes in pieces. */
+static char *next_line(char *line, int size, FILE *file) {
+    return ftell(file) < LIST_MOST ? fgets(line, size, file) : NULL;
+}
+
 /* Fills in an account from /etc/passwd and /etc/group: no NSS, which a static program cannot have in a foreign tree. */
 static int look_up(const char *wanted, struct account *a) {
     static char line[LINE];
     char *f[7], *member, *rest;
     unsigned long id = 0, value;
     int by_number = number(wanted, &id), found = 0;
-    FILE *file = fopen("/etc/passwd", "re");
+    FILE *file = open_list("/etc/passwd");
 
-    while (file && fgets(line, sizeof line, file)) {
+    while (file && next_line(line, sizeof line, file)) {
         if (split(line, f, 7) < 7 || !number(f[2], &value))
             continue;
         if (by_number ? value != id : strcmp(f[0], wanted) != 0)
@@ -116,8 +136,8 @@ static int look_up(const char *wanted, struct account *a) {
     if (!a->home[0])
         snprintf(a->home, sizeof a->home, "%s", a->uid ? "/" : "/root");
     a->groups[a->n_groups++] = a->gid;
-    file = fopen("/etc/group", "re");
-    while (file && fgets(line, sizeof line, file)) {
+    file = open_list("/etc/group");
+    while (file && next_line(line, sizeof line, file)) {
         if (split(line, f, 4) < 4 || !number(f[2], &value))
             continue;
         for (member = strtok_r(f[3], ",", &rest); member; member = strtok_r(NULL, ",", &rest))

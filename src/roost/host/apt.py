@@ -190,7 +190,10 @@ def _acquire(reader: _Reader) -> tuple[Setting, ...]:
             settings = apt_conf.apply(settings, apt_conf.parse(reader.text(name)))
         except ValueError as e:
             reader.problem(name, str(e))
-    return tuple((key, value) for key, value in settings if value and _matters(key))
+    found = [(key, value) for key, value in settings if value and _matters(key)]
+    for key, _ in (odd := [setting for setting in found if not apt_conf.can_be_said(setting)]):
+        reader.problem("/etc/apt", f"{key} cannot be written down again, so it is left out")
+    return tuple(setting for setting in found if setting not in odd)
 
 
 def _matters(key: str) -> bool:
@@ -258,25 +261,25 @@ def _deb822(file: str, text: str) -> Iterator[Entry]:
 
 
 def _stanzas(text: str) -> Iterator[dict[str, str]]:
-    fields: dict[str, str] = {}
+    fields: dict[str, list[str]] = {}
     last = ""
     for line in (*text.splitlines(), ""):
         if line.startswith("#"):
             continue
         if not line.strip():
             if fields:
-                yield fields
+                yield {name: "\n".join(lines) for name, lines in fields.items()}
             fields, last = {}, ""
         elif line[0] in " \t":
             if not last:
                 raise ValueError(f"a continuation of nothing: {line.strip()[:40]!r}")
-            fields[last] += "\n" + line
+            fields[last].append(line)
         else:
             name, colon, value = line.partition(":")
             if not colon:
                 raise ValueError(f"not a field: {line[:40]!r}")
             last = name.strip().lower()
-            fields[last] = value
+            fields[last] = [value]
 
 
 def _inline_key(value: str) -> str:

@@ -83,10 +83,16 @@ def dump(settings: Iterable[Setting]) -> str:
     """The settings as a configuration file. Raises ValueError for what its language cannot say."""
     lines = []
     for key, value in settings:
-        if '"' in value or "\n" in value or re.search(r'[\s"{};]', key):
+        if not can_be_said((key, value)):
             raise ValueError(f"apt's configuration cannot hold {key} {value!r}")
         lines.append(f'{key} "{value}";\n')
     return "".join(lines)
+
+
+def can_be_said(setting: Setting) -> bool:
+    """Whether ``dump`` can write it, on one line."""
+    key, value = setting
+    return '"' not in value and "\n" not in value and not re.search(r'[\s"{};]|//|/\*|^#', key) and bool(key)
 
 
 def _join(scopes: list[str], *name: str) -> str:
@@ -95,9 +101,10 @@ def _join(scopes: list[str], *name: str) -> str:
 
 def _tokens(text: str) -> Iterator[tuple[bool, str, int]]:
     """Whether it is one of ``{};``, the text, and the line it is on."""
-    at = 0
+    at, counted, line = 0, 0, 1
     while at < len(text):
-        line = text.count("\n", 0, at) + 1
+        line += text.count("\n", counted, at)
+        counted = at
         token = _TOKEN.match(text, at)
         if not token:
             raise ValueError(f"line {line}: cannot be read: {text[at : at + 40].splitlines()[0]!r}")

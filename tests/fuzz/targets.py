@@ -1,0 +1,315 @@
+"""The doors through which input comes, each as a function of bytes that fails when Roost does what it must not.
+
+``place`` is a directory of the caller's, for files; what a target makes there it makes again at each call. The words of
+TOKENS are those that get further than chance would: hypothesis puts them together, atheris has them as a dictionary.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import tomllib
+from typing import TYPE_CHECKING, Any
+
+import jsonschema
+import msgspec
+
+import roost
+from fuzz import checks, shown
+from roost import facts
+from roost.artifacts import expand
+from roost.cli import main
+from roost.cli.parser import parse
+from roost.cli.running import run_of
+from roost.definition import with_family
+from roost.definition.schema import json_schema
+from roost.distro import family
+from roost.engine import execute, seccomp
+from roost.engine.spec import Bound, Spec, nspawn_argv
+from roost.errors import DefinitionError, Error, StoreError
+from roost.host import files, syscalls
+from roost.plan import Known, make
+from roost.store import Store
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+NOTHING = Known(present=(), last={}, names={"tuned": ("a" * 64, ("b" * 64, "a" * 64), "apt")})
+_schema: list[Any] = []
+
+
+def definition(data: bytes, place: Path) -> None:
+    """A file is a definition or it is told why not; what is one can be planned, and fits the schema."""
+    file = place / "roost.toml"
+    file.write_bytes(data)
+    try:
+        loaded = roost.load(file)
+    except DefinitionError as e:
+        checks.told(e)
+        if "mistake" in e.brief:
+            lines = e.details.splitlines()
+            assert all(line.startswith(f"{file}:") for line in lines)
+            assert all(line.removeprefix(f"{file}:").split(":")[0].isdecimal() for line in lines[:200])
+        return
+    if not _schema:
+        _schema.append(jsonschema.Draft202012Validator(json_schema()))
+    _schema[0].validate(tomllib.loads(data.decode("utf-8-sig")))
+    machines = list(loaded.machines.values())
+    try:
+        make(machines, NOTHING, facts.versions)
+    except DefinitionError as e:
+        checks.told(e)
+        assert "which is not in the store" in e.brief
+    for machine in machines:
+        manager = family("apt")
+        for layer in with_family(machine, "apt").layers:
+            manager.install(layer.packages)
+            for user in layer.users:
+                manager.add_user(user)
+        bound = tuple(Bound(source=b.source, target=b.target, read_only=b.read_only) for b in machine.binds)
+        spec = Spec(
+            machine=machine.name, layers=("/l",), directory="/d", mount_point="/m", init="/i", command=("true",),
+            bound=bound, env=machine.environment,
+        )  # fmt: skip
+        assert not any("\0" in word or "\n" in word for word in nspawn_argv(spec))
+
+
+def names(data: bytes, place: Path) -> None:
+    """No name of a session, layer or machine leads out of the store, or is taken for another."""
+    name = os.fsdecode(data)
+    store = Store(str(place / "state"))
+    for directory in ("layers", "names", "sessions", "machines"):
+        os.makedirs(f"{store.state}/{directory}", exist_ok=True)
+    asks: list[Callable[[str], object]] = [
+        store.session, store.session_directory, store.find_layer, store.remove_name, store.ask_to_keep,
+        lambda name: store.set_name(name, "a" * 64), store.find_layer, store.remove_name,
+    ]  # fmt: skip
+    for ask in asks:
+        try:
+            found = ask(name)
+        except StoreError as e:
+            checks.told(e)
+        else:
+            if isinstance(found, str):
+                assert os.path.dirname(os.path.normpath(found)) == f"{store.state}/sessions"
+    assert sorted(os.listdir(place / "state")) == ["layers", "machines", "names", "sessions"]
+    assert not os.listdir(place / "state/names")
+    file = place / "named.toml"
+    file.write_text('[machines.one]\nfrom = "layer:tuned"\n[machines.two-2]\nfrom = "layer:tuned"\n')
+    try:
+        chosen = roost.Manager(roost.load(file), state=store.state).machines([name])
+    except DefinitionError as e:
+        checks.told(e)
+    else:
+        assert {machine.name for machine in chosen} <= {"one", "two-2"}
+
+
+def globs(data: bytes, place: Path) -> None:
+    """Artifacts are found below the root only, each once, however the pattern and the links are."""
+    tree = place / "tree"
+    if not tree.exists():
+        (tree / "a/b/c/a").mkdir(parents=True)
+        (tree / "a/.hidden").mkdir()
+        (tree / "a/b/file.log").write_text("x")
+        (tree / "a/new\nline\x1b").write_text("x")
+        for number in range(4):
+            (tree / f"a/up{number}").symlink_to("..")
+        (tree / "out").symlink_to("/etc")
+        (tree / "far").symlink_to("../../../../../..")
+        (tree / "self").symlink_to("self")
+    root = os.open(tree, os.O_PATH | os.O_DIRECTORY)
+    try:
+        for pattern in os.fsdecode(data).split("\0")[:3]:
+            found = list(expand(root, pattern))
+            assert len(found) == len(set(found))
+            for path in found[:50]:
+                assert not path.startswith("/")
+                assert ".." not in path.split("/")
+                with contextlib.suppress(OSError):
+                    fd = syscalls.openat2(path, os.O_PATH, root=root)
+                    try:
+                        assert files.printable(os.readlink(f"/proc/self/fd/{fd}")).startswith(str(tree))
+                    finally:
+                        os.close(fd)
+    finally:
+        os.close(root)
+
+
+def command(data: bytes, place: Path) -> None:
+    """A command line is understood, or refused in words; verbs that change nothing end with a status."""
+    argv = [os.fsdecode(word) for word in data.split(b"\0")]
+    file = place / "roost.toml"
+    file.write_text('[machines.one]\ndistribution = "debian"\nrelease = "bookworm"\n[profiles.p]\n')
+    out, err = io.StringIO(), io.StringIO()
+    before = os.getcwd()
+    os.chdir(place)
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            _command(argv, place)
+    finally:
+        os.chdir(before)
+    checks.harmless(err.getvalue())
+    assert "Traceback" not in err.getvalue()
+
+
+def _command(argv: list[str], place: Path) -> None:
+    try:
+        options = parse(argv)
+    except SystemExit as e:
+        assert e.code in {0, 2, 125}
+        return
+    where = options.code.split(":")[1]
+    if where in {"list_", "plan", "schema"}:
+        with contextlib.suppress(ValueError):
+            at = argv.index("--")
+            argv = argv[:at]
+        assert main([*argv, "--state", str(place / "state")]) in {0, 2, 3, 6}
+    elif where == "run":
+        try:
+            run_of(options)
+        except DefinitionError as e:
+            checks.told(e)
+
+
+def records(data: bytes, place: Path) -> None:
+    """A damaged record is an error in words, or is left out."""
+    store = Store(str(place / "records"))
+    digest, session = "a" * 64, "one-123456"
+    definition = place / "roost.toml"
+    definition.write_text('[machines.one]\ndistribution = "debian"\nrelease = "bookworm"\npackages = ["gcc"]\n')
+    machines = store._machines_path(str(definition))
+    paths = [
+        f"{store.state}/layers/{digest}/layer.json", f"{store.state}/sessions/{session}/session.json", machines,
+        f"{store.state}/names/tuned",
+    ]  # fmt: skip
+    for path in paths:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with open(path, "wb") as stream:
+            stream.write(data)
+    for ask in (lambda: store.layer(digest), lambda: store.session(session), lambda: store.find_layer("tuned")):
+        try:
+            ask()
+        except StoreError as e:
+            checks.told(e)
+    store.all_remembered()
+    roost.Manager(roost.load(definition), state=store.state).plan()
+    assert [layer.digest for layer in store.layers()] in ([], [digest])
+    assert [record.id for record, _ in store.sessions()] in ([], [session])
+    seccomp.read_kept(data)
+    execute._unpack((data + bytes(execute._ENDED.size))[: execute._ENDED.size])
+    msgspec.msgpack.encode(execute._unpack((data + bytes(execute._ENDED.size))[: execute._ENDED.size]))
+
+
+def host_apt(data: bytes, place: Path) -> None:
+    """What the host's apt is told may be anything: it is used, or named as a problem."""
+    from roost.definition.model import Base
+    from roost.distro import apt
+    from roost.distro.recipe import recipe
+    from roost.host import apt_conf
+
+    root = place / "host"
+    keyring = root / "usr/share/keyrings/debian-archive-keyring.gpg"
+    for directory in ("etc/apt/apt.conf.d", "etc/apt/sources.list.d", "usr/share/keyrings"):
+        (root / directory).mkdir(parents=True, exist_ok=True)
+    keyring.write_bytes(bytes([0x99, 0, 1]) + b"keys")
+    (root / "etc/os-release").write_text("ID=debian\nVERSION_CODENAME=bookworm\n")
+    parts = data.split(b"\0")
+    names = ("sources.list", "apt.conf", "sources.list.d/a.sources", "auth.conf", "sources.list.d/b.list", "apt.conf.d/c")
+    for number, name in enumerate(names):
+        (root / "etc/apt" / name).write_bytes(parts[number] if number < len(parts) else b"")
+    with contextlib.suppress(ValueError):
+        settings = apt_conf.apply([], apt_conf.parse(data.decode(errors="replace")))
+        settings = [setting for setting in settings if apt_conf.can_be_said(setting)]
+        assert apt_conf.apply([], apt_conf.parse(apt_conf.dump(settings))) == settings
+    host = apt.read_host(str(root))
+    debian = recipe("debian")
+    base = Base(
+        distribution="debian", release="bookworm", architecture="amd64", bootstrap="mmdebstrap", variant="minbase",
+        components=("main",),
+    )  # fmt: skip
+    debootstrap = msgspec.structs.replace(base, bootstrap="debootstrap")
+    for tool in (base, debootstrap):
+        try:
+            made = apt.bootstrap(tool, debian, host=host, target="/t", private="/p", archives="/a")
+            apt.finish(tool, debian, host=host)
+            provision = apt.provision(tool, debian, host=host)
+            assert not any("\0" in word for word in made.argv)
+            apt_conf.parse(provision.files["apt.conf"].decode())
+        except Error as e:
+            checks.told(e)
+
+
+def apt_said(data: bytes, place: Path) -> None:  # noqa: ARG001
+    """The output of package managers, lists of installed packages and keyrings are read, whatever they hold."""
+    from roost.distro import apt, keyring
+
+    text = data.decode(errors="replace")
+    checks.harmless(" ".join(repr(part) for part in (apt.unreachable(text), *apt.explain(text))))
+    assert all(isinstance(name, str) and isinstance(version, str) for name, version in apt.packages(data).items())
+    try:
+        keyring.binary(data, "keys")
+    except Error as e:
+        checks.told(e)
+
+
+_CODES = (
+    b"\n", b"\r", b"\r\n", b"\t", b"\0", b"\x07", b"\x08", b"\x1b", b"\x1b[31m", b"\x1b[0m", b"\x1b[m", b"\x1b[K", b"\x1b[2J", b"\x1b[1;", b"m",
+    b"\x1b]0;t\x07", b"\x9b", b"\xc2\x9b31m", b"\xe2\x80\xae", b"\xe2\x80\xa8", b"\xed\xb3\xbf", b"\xff", b"\xc3", "é日本".encode(), "e\u0301".encode(),
+    "\U0001f469\u200d\U0001f4bb".encode(), b"text ", b"a" * 300, b"\0" * 5000, b"\x1b" * 5000, b"\r" * 70000, b"x" * 70000, b"]]>", b"&", b"<",
+)  # fmt: skip
+
+TOKENS: dict[str, tuple[bytes, ...]] = {
+    "output": _CODES,
+    "monitor": _CODES,
+    "init": (
+        b":", b"\n", b",", b"\0", b"=", b"\xff\xff", b"\xff", b"root:x:0:0:root:/root:/bin/sh\n", b"user:x:1000:1000::/home/user:/bin/sh\n", b"1000", b"0",
+        b"65535", b"65536", b"007", b"-1", b"+1", b" 1", b"99999999999999999999", b"user", b"root", b"a-b:x:7:7::", b"dialout:x:20:user,root\n", b"/", b"a" * 5000,
+        b"HOME=/x\0", b"g:x:5:" + b"user," * 400 + b"\n",
+    ),
+    "definition": tuple(
+        rb"""[machines.a] [machines.b] [profiles.p] [defaults] [[ ]] [ ] { } = . , # ' " \ ''' \"\"\" \n \u0000 \ud800 distribution="debian"
+        release="bookworm" from="layer:tuned" profiles=["p"] packages=["gcc","make"] packages.apt=["g++"] user={name="b",uid=7}
+        user=[] files."/etc/x"={content="y"} files={} scripts=["true"] environment={A="b"} binds=["/tmp","/a:/b:rw"]
+        limits={memory="2G",cpus=0.5,tasks=9} network={mode="none"} keyring="/etc/passwd" mirror="http://m/d" source="x"
+        mode="0644" owner="root" groups=["a"] home="/h" shell="/s" sudo="nopasswd" private-users=false 1 -1 1e9 inf nan
+        true 0x7f 1979-05-27 components=["main"] variant="minbase" bootstrap="debootstrap" architecture="amd64" /../ ~ : @ -""".split()
+    )
+    + (b"\n", b" ", b"\r\n", b"\t", b"\0", b"\xff", b"\xef\xbb\xbf", b"\xe2\x80\xae"),
+    "names": (b"/", b"..", b".", b"one", b"two-2", b"\0", b"\n", b"\x1b[2J", b"\xff", b"*", b"[", b"]", b"?", b"!", b",", b"a" * 64, b"-"),
+    "globs": (b"**", b"*", b"/", b"a", b"b", b"..", b".", b"up0", b"up?", b"out", b"far", b"self", b"[", b"]", b"[!", b"z-a", b"\\", b"\0", b"*a"),
+    "command": tuple(
+        b"""run list plan build shell session layer gc init schema doctor diff keep commit remove show -- -f --file --state --json -q -v -u
+        -w -j --source --bind --env --keep --keep=on-failure --timeout --artifact --output --junit --all --profile --fail-fast one p
+        /tmp . .. /tmp:/x:rw A=b 15m 1e400 nan 99999999999 -1 roost.toml --help --version = : / - one,one o* [""".split()
+    )
+    + (b"\0", b"\xff", b"\x1b[2J", b"\n", b" ", b"\xe2\x80\xae"),
+    "records": tuple(
+        rb"""{ } [ ] , : "" null true 1 -1 1e308 1e999 "digest" "parents" "kind" "name" "family" "facts" "created" "id" "machine" "layers"
+        "definition" "machines" "chains" "kept" "environment" "one" "packages" "apt" \u0000 \ud800 " """.split()
+    )
+    + (b'"' + b"a" * 64 + b'"', b'"one-123456"', b"a" * 64, b"\0", b"\xff", b"[" * 3000, b"../../x")
+    + (
+        b'{"digest":"' + b"a" * 64 + b'","parents":[],"kind":"base","name":"n","family":"apt","facts":{},"created":1}',
+        b'{"id":"one-123456","machine":"one","layers":[],"family":"apt","created":1}',
+        b'{"definition":"d","machines":{"one":[["base","x",{"packages":1}],["machine one","y",{"packages":',
+        b'}]]}}',
+    ),
+    "host_apt": tuple(
+        b"""deb deb-src [ ] = http://m/debian https://u:p@m:1/d http://[::1/ http://[x file:///d bookworm bookworm-security main Types: URIs:
+        Suites: Components: Signed-By: Enabled: no -----BEGIN . Acquire::http::Proxy Acquire { } ; :: #clear #include // /* */ " ' machine
+        login password arch= signed-by= trusted=yes check-valid-until Acquire::Retries Acquire::https::CaInfo /etc/passwd DIRECT""".split()
+    )
+    + (b"\n", b" ", b"\t", b"\0", b"\x0b", b"\xff", b"\xe2\x84\x80", b'";\n', b"deb http://m/debian bookworm main\n"),
+    "apt_said": tuple(
+        b"""Package: Status: Version: installed install ok Architecture: http://m/dists/x https://u:p@h/ Could not resolve connect to E: W: 404
+        Release file for is expired NO_PUBKEY Unable locate package 'x' Version ' for was found -----BEGIN PGP PUBLIC KEY BLOCK-----
+        -----END = KBXf mQENB""".split()
+    )
+    + (b"\n", b"\n\n", b" ", b"\0", b"\xff", b"\x99", b"-----BEGIN PGP PUBLIC KEY BLOCK-----\n", b"-----END PGP PUBLIC KEY BLOCK-----"),
+}  # fmt: skip
+
+TARGETS: dict[str, Callable[[bytes, Path], None]] = {
+    one.__name__: one for one in (definition, names, globs, command, records, host_apt, apt_said, shown.output, shown.monitor)
+}
