@@ -12,7 +12,11 @@ unexport PYTHONDONTWRITEBYTECODE
 DEBIAN := systemd-container mmdebstrap debootstrap debian-archive-keyring util-linux coreutils \
           gcc libc6-dev make groff-base busybox-static python3 python3-venv git iproute2 procps e2fsprogs xz-utils gpg apt-utils ca-certificates
 
-.PHONY: help setup demo test bench picture docs lint clean
+# how long `make fuzz` takes in all; TARGETS are all of tests/fuzz when empty
+SECONDS ?= 60
+TARGETS ?=
+
+.PHONY: help setup demo test fuzz bench picture docs lint clean
 
 help:  ## say what there is
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -34,6 +38,10 @@ demo: setup  ## build and test a real project on four Debian releases at once
 
 test: setup  ## run every test
 	@$(VENV)/bin/python -m pytest
+
+fuzz: setup  ## look for input that breaks something, coverage-guided, for SECONDS=60
+	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --only-binary :all: atheris==3.0.0
+	@$(VENV)/bin/python tools/fuzz.py --seconds $(SECONDS) $(TARGETS)
 
 bench: setup  ## print how fast Roost is, as ratios against the bare tools
 	@$(VENV)/bin/python -m tools.bench

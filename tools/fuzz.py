@@ -50,7 +50,10 @@ def main() -> int:
         found = re.findall(r"cov: (\d+)", said)
         word = "ok" if status == 0 else f"BROKEN, status {status}"
         covered = f", {found[-1]} edges" if found else ""
-        print(f"{name:12} {word}: {runs[-1] if runs else '?'} inputs{covered} in {time.monotonic() - began:.0f} s", flush=True)
+        print(
+            f"{name:12} {word}: {runs[-1] if runs else '?'} inputs{covered} in {time.monotonic() - began:.0f} s",
+            flush=True,
+        )
         if status:
             broken.append(name)
             print("\n".join(said.splitlines()[-60:]))
@@ -71,7 +74,12 @@ def _child(name: str, seconds: int, corpus: Path) -> tuple[int, str]:
     """One target to its end; the status, and what it said."""
     argv = (sys.executable, __file__, "--target", name, "--seconds", str(seconds), "--corpus", str(corpus))
     done = subprocess.run(
-        argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=seconds + 10 * HANG, check=False
+        argv,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        timeout=seconds + 10 * HANG,
+        check=False,
     )
     return done.returncode, done.stdout.decode(errors="replace")
 
@@ -91,12 +99,13 @@ def _one(options: argparse.Namespace) -> int:
     place = Path(tempfile.mkdtemp(prefix="roost-fuzz-"))
     seeds = place / "seeds"
     seeds.mkdir()
-    _write_seeds(options.target, seeds)
-    words = place / "dictionary"
-    words.write_text("".join(f'"{_quoted(word)}"\n' for word in targets.TOKENS[options.target] if len(word) <= 64))
+    for number, path in enumerate(targets.seeds(options.target)):
+        shutil.copy(path, seeds / f"{number}-{path.name}")
+    dictionary = place / "dictionary"
+    dictionary.write_text("".join(f'"{_quoted(word)}"\n' for word in targets.words(options.target) if len(word) <= 64))
     flags = (
         f"-max_total_time={options.seconds}", f"-timeout={HANG}", "-rss_limit_mb=2048", "-max_len=16384", "-print_final_stats=1",
-        f"-dict={words}", f"-artifact_prefix={kept}/broken-",
+        f"-dict={dictionary}", f"-artifact_prefix={kept}/broken-",
     )  # fmt: skip
     with contextlib.ExitStack() as stack:
         stack.callback(shutil.rmtree, place, ignore_errors=True)
@@ -116,14 +125,6 @@ def _one(options: argparse.Namespace) -> int:
         atheris.Setup([sys.argv[0], *flags, str(kept), str(seeds)], target)
         atheris.Fuzz()
     return 0
-
-
-def _write_seeds(name: str, to: Path) -> None:
-    """Where a first run begins: what people write."""
-    found = [ROOT / "src/roost/definition/starter.toml", *ROOT.glob("examples/*/roost.toml")] if name == "definition" else []
-    found += (ROOT / "tests/fuzz/corpus" / name).glob("*")
-    for number, path in enumerate(found):
-        shutil.copy(path, to / f"{number}-{path.name}")
 
 
 def _quoted(word: bytes) -> str:

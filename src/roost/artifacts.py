@@ -164,7 +164,9 @@ def expand(root: int, pattern: str) -> Iterator[str]:
         pending += reversed(below)
 
 
-def _step(root: int, path: str, parts: Sequence[str], matched: int, depth: int) -> tuple[list[tuple[str, int, int]], int]:
+def _step(
+    root: int, path: str, parts: Sequence[str], matched: int, depth: int
+) -> tuple[list[tuple[str, int, int]], int]:
     """What follows from one state of ``expand``, and how many names were looked at."""
     part = parts[matched]
     if part != "**" and not any(c in part for c in "*?["):

@@ -17,7 +17,7 @@ def harmless(text: str) -> None:
     rest = SGR.sub("", text)
     if rest.isascii() and rest.replace("\n", "").replace("\t", "").isprintable():
         return
-    bad = {c for c in rest if c not in "\n\t" and unicodedata.category(c) in {"Cc", "Cf", "Cs", "Zl", "Zp"}}
+    bad = {c for c in set(rest) - {"\n", "\t"} if unicodedata.category(c) in {"Cc", "Cf", "Cs", "Zl", "Zp"}}
     assert not bad, bad
 
 

@@ -12,7 +12,16 @@ from roost import engine
 from roost.engine.launch import account
 
 DRIVER = Path(__file__).with_name("init_driver.c")
-FLAGS = ("-std=gnu11", "-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-Wall", "-Wextra", "-Werror")
+FLAGS = (
+    "-std=gnu11",
+    "-g",
+    "-O1",
+    "-fsanitize=address,undefined",
+    "-fno-sanitize-recover=all",
+    "-Wall",
+    "-Wextra",
+    "-Werror",
+)
 USERS = ("root", "user", "1000", "0", "65535", "65536", "007", "", "a-b", "4294967296", "-1", "+1")
 
 

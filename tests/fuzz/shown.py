@@ -6,7 +6,7 @@ import io
 import json
 import re
 from typing import TYPE_CHECKING
-from xml.etree import ElementTree
+from xml.etree import ElementTree as ET
 
 from fuzz import checks
 from roost.cli.live import Row, frame
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def output(data: bytes, place: Path) -> None:  # noqa: ARG001
+def output(data: bytes, place: Path) -> None:
     """A program's output: no byte is doubled, no line is longer than a piece, and the terminal stays as it was."""
     lines = Lines()
     half = len(data) // 3
@@ -109,7 +109,7 @@ def _results(word: list[str], data: bytes, style: Style, place: Path) -> None:
     ]  # fmt: skip
     document = json.loads(as_json(results, seconds=1.0))
     assert [each["state"] for each in document["results"]] == list(STATES)
-    assert len(ElementTree.fromstring(junit(results)).findall(".//testcase")) == len(STATES)
+    assert len(ET.fromstring(junit(results)).findall(".//testcase")) == len(STATES)
     for width in (None, 40):
         checks.harmless(summary(results, style=style, width=width))
     for result in results:

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fuzz.init import Driver
-from fuzz.targets import TARGETS, TOKENS
+from fuzz.targets import TARGETS, seeds, words
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -17,9 +17,15 @@ if TYPE_CHECKING:
 
 
 def inputs(name: str) -> st.SearchStrategy[bytes]:
-    """Words of a target's language with odd bytes between them, and bytes alone."""
-    word = st.sampled_from(TOKENS[name])
-    return st.lists(word | word | st.binary(max_size=6), max_size=40).map(b"".join) | st.binary(max_size=200)
+    """Words of a target's language with odd bytes between them, bytes alone, and good input with a piece of it replaced."""
+    word = st.sampled_from(words(name))
+    mixed = st.lists(word | word | st.binary(max_size=6), max_size=40).map(b"".join)
+    good = st.sampled_from([path.read_bytes() for path in seeds(name)])
+    replaced = st.builds(
+        lambda whole, at, length, new: whole[: at % len(whole)] + new + whole[at % len(whole) + length :],
+        good, st.integers(0, 5000), st.integers(0, 20), word | st.binary(max_size=6),
+    )  # fmt: skip
+    return mixed | replaced | st.binary(max_size=200)
 
 
 def try_all(name: str, target: Callable[[bytes], None]) -> None:

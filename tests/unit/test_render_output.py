@@ -5,10 +5,11 @@ from __future__ import annotations
 import time
 from itertools import pairwise
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from roost.cli.output import PIECE, LastLine, Lines, last_lines, safe_line
+from roost.cli.output import PIECE, LastLine, Lines, last_lines, prefixed, safe_line
 
 
 def whole(*pieces: bytes) -> list[str]:
@@ -92,3 +93,32 @@ def test_the_tail_of_a_log() -> None:
     log = "".join(f"line {number}\n" for number in range(30)) + "10%\r99%\r\n\ta\x1b[31mb\x1b[0m\x07\n\n\n"
     assert last_lines(log, 3) == ["line 29", "99%", "        ab\\x07"]
     assert last_lines("", 3) == []
+
+
+@pytest.mark.parametrize("block", [b"\0", b"\x1b", b"\0\x01\x02", b"\x1b[m\0", "\u202e".encode()])
+def test_a_flood_that_is_no_text_is_shown_in_short(block: bytes) -> None:
+    text = prefixed(whole(*[block * 20_000] * 4), "who | ", colour=True)
+    assert len(text) < 8_000
+    assert "no text" in text
+    assert text.isascii()
+
+
+def test_a_flood_of_returns_is_nothing() -> None:
+    lines = Lines()
+    assert [line for _ in range(1000) for line in lines.feed(b"\r" * 65536)] == []
+    assert lines.feed(b"at last\n") == ["at last"]
+    assert whole(b"\r\r" * 70_000 + b"\n", b"a\r\r\n\r\rb\r\n") == ["", "a", "b"]
+
+
+def test_a_flood_of_short_lines_is_shown_line_by_line() -> None:
+    text = prefixed(whole(b"y\n" * 100_000, b"\n" * 1000), "who | ", colour=True)
+    assert text == "who | y\n" * 100_000 + "who | \n" * 1000
+
+
+def test_long_lines_in_a_large_block_come_in_pieces() -> None:
+    assert list(map(len, whole(b"a\n" + b"x" * 150_000 + b"\nb\n"))) == [1, PIECE, PIECE, 150_000 - 2 * PIECE, 1]
+
+
+def test_odd_characters_among_text_are_each_made_visible() -> None:
+    line = ("text\0" + "more text " * 10) * 1000
+    assert safe_line(line, colour=True) == line.replace("\0", "\\x00")

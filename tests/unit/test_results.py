@@ -137,3 +137,7 @@ def test_results_import_nothing_heavy() -> None:
         subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
     )
     assert not {"xml", "xml.etree", "datetime", "dataclasses", "subprocess", "json", "rich", "logging"} & loaded
+
+
+def test_a_signal_without_a_name_has_its_number() -> None:
+    assert exit_status([Result(machine="a", command=("x",), state="killed", signal="SIG35")]) == 163

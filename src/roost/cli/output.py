@@ -24,7 +24,7 @@ SAMPLE = 256
 _RETURNS = rb"(?<!\r)\r++(?=\n|\Z)"
 _OVERWRITTEN = rb"(?m:^)[^\n]*\r"
 _NO_COLOUR = r"\x1b(?!\[[0-9;:]*m)"
-_GONE = {code: None for code in (*range(9), *range(10, 32), 127)}
+_GONE = dict.fromkeys((*range(9), *range(10, 32), 127))
 
 
 class Lines:

@@ -142,7 +142,9 @@ def run_of(options: argparse.Namespace) -> roost.Run:
 
 def _user(name: str) -> str:
     if not name or ":" in name or not name.isprintable() or len(name) > 256:
-        raise DefinitionError(f"-u {name[:40]!r} cannot be a user", hint="a name of the machine's /etc/passwd, or a number")
+        raise DefinitionError(
+            f"-u {name[:40]!r} cannot be a user", hint="a name of the machine's /etc/passwd, or a number"
+        )
     return name
 
 
@@ -172,9 +174,7 @@ def _sources(texts: list[str]) -> tuple[Any, ...]:
     for number, text in enumerate(texts):
         directory, _, target = text.rpartition(":") if ":/" in text else (text, "", "")
         default = "/src" if number == 0 else f"/src{number + 1}"
-        found.append(
-            roost.Source(directory=os.path.abspath(directory), target=_target(target or default, "--source"))
-        )
+        found.append(roost.Source(directory=os.path.abspath(directory), target=_target(target or default, "--source")))
     return tuple(found)
 
 

@@ -92,7 +92,7 @@ def path(text: str, *, home: bool = False) -> str:
         return "'..' has no place in a path inside a machine"
     if text != normal or text == "/":
         return "'/' itself is not a path for this" if normal == "/" else f"write the path as '{normal}'"
-    raw = text.encode()
+    raw = text.encode(errors="surrogateescape")
     if len(raw) >= 4096 or max(map(len, raw.split(b"/"))) > 255:  # PATH_MAX, NAME_MAX
         return "the path is too long (255 bytes for a name, 4095 in all)"
     if home and ":" in text:

@@ -26,6 +26,7 @@ TEXT_MOST = 1 << 20
 """Bytes of a definition: more is another kind of file."""
 DEPTH_MOST = 100
 """Parts of a key. tomllib needs the square of their number: a file of one key would keep it busy for hours."""
+PARTS_MOST = 5000
 _PART = r"""(?:[\w-]++|"(?:[^"\\\n]|\\.)*+"|'[^'\n]*+')[ \t]*+"""
 
 
@@ -121,13 +122,17 @@ def _document(name: str) -> Document:
 
 
 def _too_deep(text: str) -> int:
-    """The line of a key of too many parts; 0 for none. What only looks like one in a string has no end of a key."""
+    """The line of a key of too many parts; 0 for none. What only looks like one in a string has no end of a key.
+
+    A key that never ends is found at PARTS_MOST, so that tomllib, which would say so, has not too much to do.
+    """
     if text.count(".") < DEPTH_MOST:
         return 0
     for number, line in enumerate(text.split("\n"), 1):
         if line.count(".") >= DEPTH_MOST:
-            key = rf"(?:^|[\[{{,])[ \t]*+(?>{_PART}\.[ \t]*+){{{DEPTH_MOST},}}+{_PART}[=\]]"
-            if re.search(key, line):
+            start, part = r"(?:^|[\[{,])[ \t]*+", rf"(?>{_PART}\.[ \t]*+)"
+            ended = rf"{start}{part}{{{DEPTH_MOST},}}+{_PART}[=\]]"
+            if re.search(ended, line) or re.search(f"{start}{part}{{{PARTS_MOST}}}", line):
                 return number
     return 0
 

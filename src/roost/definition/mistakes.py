@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
@@ -9,7 +10,7 @@ from msgspec import Struct
 from roost.errors import DefinitionError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable
 
     from roost.definition.lines import Keys
     from roost.definition.model import Definition
@@ -19,6 +20,9 @@ TOLD = 200
 """So many mistakes are told one by one; of more, their number. What comes after has no suggestions."""
 WORD = 64
 """A longer word is no misspelt one."""
+LISTED = 20
+KNOWN = 500
+"""Among more names than these, none is looked for that is near."""
 
 
 class Document(Struct, kw_only=True):
@@ -96,20 +100,21 @@ def nearest(word: str, known: Iterable[str]) -> str:
     """The known word that was probably meant, or nothing."""
     from difflib import get_close_matches  # only when there is a mistake
 
-    known = [one for one in known if len(one) <= WORD]
-    if len(word) > WORD:
+    known = list(known)
+    if len(word) > WORD or len(known) > KNOWN:
         return ""
+    known = [one for one in known if len(one) <= WORD]
     if near := get_close_matches(word, known, 1):
         return near[0]
     starts = [one for one in known if len(word) > 2 and one.startswith(word)]
     return starts[0] if len(starts) == 1 else ""
 
 
-def listed(names: Iterable[str]) -> str:
+def listed(names: Collection[str]) -> str:
     """Names for a message: not more than a person reads."""
-    every = [name for name in names if len(name) <= WORD]
-    more = f" and {len(every) - 20} more" if len(every) > 20 else ""
-    return ", ".join(every[:20]) + more
+    some = [name if len(name) <= WORD else f"{name[:WORD]}…" for name in islice(names, LISTED)]
+    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
+    return ", ".join(some) + more
 
 
 def report(documents: Iterable[Document], name: str) -> None:

@@ -238,7 +238,7 @@ def read_regular(path: str, *, most: int) -> bytes:
         if not stat.S_ISREG(about.st_mode):
             raise OSError(errno.EINVAL, "not a regular file", path)
         with open(descriptor, "rb", closefd=False) as file:
-            content = file.read(most + 1)
+            content = file.read(most + 1) or b""  # None where reading would wait, as in /proc/kmsg
     finally:
         os.close(descriptor)
     if len(content) > most:

@@ -37,7 +37,9 @@ def split(url: str) -> tuple[str, Credential | None]:
     try:
         parts = urlsplit(url)
     except ValueError as e:
-        raise DefinitionError(f"not a mirror's address: {e}", hint="http://HOST/PATH, https://... or file:///PATH") from None
+        raise DefinitionError(
+            f"not a mirror's address: {e}", hint="http://HOST/PATH, https://... or file:///PATH"
+        ) from None
     userinfo, at, place = parts.netloc.rpartition("@")
     if not at:
         return url, None
