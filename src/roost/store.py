@@ -100,8 +100,7 @@ class Store:
         try:
             with open(f"{self.state}/layers/{digest}/layer.json", "rb") as stream:
                 record = from_json(stream.read(), LayerRecord)
-            if record.digest != digest:
-                raise Damaged("it is that of another layer")
+            _expect(record.digest, digest)
         except (FileNotFoundError, NotADirectoryError):
             raise StoreError(f"there is no layer {digest[:12]}", hint="see `roost layer list`") from None
         except Damaged as e:
@@ -244,8 +243,7 @@ class Store:
         try:
             with open(f"{directory}/session.json", "rb") as stream:
                 record = from_json(stream.read(), SessionRecord)
-            if record.id != session:
-                raise Damaged("it is that of another session")
+            _expect(record.id, session)
         except (FileNotFoundError, NotADirectoryError):
             raise StoreError(f"there is no session {session}", hint="see `roost session list`") from None
         except Damaged as e:
@@ -470,6 +468,12 @@ def _plain(name: str) -> str:
             f"{name!r} is not a name that Roost gives", hint="see `roost session list` and `roost layer list`"
         )
     return name
+
+
+def _expect(found: str, name: str) -> None:
+    """A record is that of the directory that it is in. Raises Damaged."""
+    if found != name:
+        raise Damaged("it is that of something else")
 
 
 def _names(directory: str, *, hidden: bool = False) -> list[str]:

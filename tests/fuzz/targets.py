@@ -17,7 +17,7 @@ import msgspec
 
 import roost
 from fuzz import checks, shown
-from roost import facts
+from roost import facts, ready
 from roost.artifacts import expand
 from roost.cli import main
 from roost.cli.parser import parse
@@ -79,7 +79,7 @@ def names(data: bytes, place: Path) -> None:
     """No name of a session, layer or machine leads out of the store, or is taken for another."""
     name = os.fsdecode(data)
     store = Store(str(place / "state"))
-    for directory in ("layers", "names", "sessions", "machines"):
+    for directory in ("layers", "machines", "names", "running", "sessions"):
         os.makedirs(f"{store.state}/{directory}", exist_ok=True)
     asks: list[Callable[[str], object]] = [
         store.session, store.session_directory, store.find_layer, store.remove_name, store.ask_to_keep,
@@ -92,8 +92,8 @@ def names(data: bytes, place: Path) -> None:
             checks.told(e)
         else:
             if isinstance(found, str):
-                assert os.path.dirname(os.path.normpath(found)) == f"{store.state}/sessions"
-    assert sorted(os.listdir(place / "state")) == ["layers", "machines", "names", "sessions"]
+                assert os.path.dirname(os.path.normpath(found)) in {f"{store.state}/sessions", f"{store.state}/running"}
+    assert sorted(os.listdir(place / "state")) == ["layers", "machines", "names", "running", "sessions"]
     assert not os.listdir(place / "state/names")
     file = place / "named.toml"
     file.write_text('[machines.one]\nfrom = "layer:tuned"\n[machines.two-2]\nfrom = "layer:tuned"\n')
@@ -183,7 +183,9 @@ def records(data: bytes, place: Path) -> None:
     definition = place / "roost.toml"
     definition.write_text('[machines.one]\ndistribution = "debian"\nrelease = "bookworm"\npackages = ["gcc"]\n')
     machines = store._machines_path(str(definition))
+    os.makedirs(f"{store.state}/ready", exist_ok=True)
     paths = [
+        ready._path(store, str(definition)),
         f"{store.state}/layers/{digest}/layer.json", f"{store.state}/sessions/{session}/session.json", machines,
         f"{store.state}/names/tuned",
     ]  # fmt: skip
@@ -200,7 +202,9 @@ def records(data: bytes, place: Path) -> None:
     roost.Manager(roost.load(definition), state=store.state).plan()
     assert [layer.digest for layer in store.layers()] in ([], [digest])
     assert [record.id for record, _ in store.sessions()] in ([], [session])
-    seccomp.read_kept(data)
+    assert ready.find(store, str(definition), "one") is None
+    with contextlib.suppress(seccomp._Other):
+        seccomp._read(b"key", data)
     execute._unpack((data + bytes(execute._ENDED.size))[: execute._ENDED.size])
     msgspec.msgpack.encode(execute._unpack((data + bytes(execute._ENDED.size))[: execute._ENDED.size]))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from typing import TYPE_CHECKING
 
@@ -10,11 +9,13 @@ import msgspec
 import pytest
 
 import roost
-from roost.engine import seccomp
+from roost import ready
 from roost.engine.execute import _ENDED, _unpack
 from roost.engine.launch import account
 from roost.errors import StoreError
 from roost.plan import why
+from roost.records import SessionRecord
+from roost.sessions import Terms
 from roost.store import Store
 
 if TYPE_CHECKING:
@@ -74,14 +75,20 @@ def test_facts_of_another_shape_are_a_reason_too() -> None:
     )
 
 
-@pytest.mark.parametrize("at", [0, 5, 31, 32, 40, -1])
-def test_a_damaged_filter_is_no_filter(at: int) -> None:
-    data = msgspec.msgpack.encode([b"\x06\0\0\0\0\0\xff\x7f" * 9])
-    whole = bytearray(hashlib.sha256(data).digest() + data)
-    assert seccomp.read_kept(bytes(whole)) == [b"\x06\0\0\0\0\0\xff\x7f" * 9]
-    whole[at] ^= 1
-    assert seccomp.read_kept(bytes(whole)) is None
-    assert seccomp.read_kept(bytes(whole)[:20]) is None
+@pytest.mark.parametrize("at", [0, 5, 20, -1])
+def test_a_damaged_memory_of_what_is_ready_is_none(at: int, store: Store, tmp_path: Path) -> None:
+    record = SessionRecord(id="", machine="one", layers=(DIGEST,), family="apt", created=0.0)
+    known = ready.Ready(record=record, terms=Terms(environment={"A": "b"}))
+    ready.remember(store, "/definition", [], {"one": known})
+    assert ready.find(store, "/definition", "one") == known
+    path = ready._path(store, "/definition")
+    with open(path, "rb") as stream:
+        whole = bytearray(stream.read())
+    whole[at] ^= 0x41
+    for content in (whole, whole[:10], bytes(len(whole)), b""):
+        with open(path, "wb") as stream:
+            stream.write(content)
+        assert ready.find(store, "/definition", "one") is None
 
 
 @pytest.mark.parametrize(

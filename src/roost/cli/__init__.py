@@ -50,7 +50,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         where = f": {os.fsdecode(e.filename)}" if isinstance(e.filename, str | bytes) else ""
         from roost.cli.table import clean
 
-        print(f"error: {clean(f'{e.strerror}{where}')}\nhint: `roost doctor` tries what this host can do", file=sys.stderr)
+        print(
+            f"error: {clean(f'{e.strerror}{where}')}\nhint: `roost doctor` tries what this host can do", file=sys.stderr
+        )
         return FAILED_TO_RUN if runs else HostError.exit_code
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
