@@ -16,8 +16,8 @@ from msgspec import Struct
 from roost import facts
 from roost import plan as planner
 from roost.definition import load as load_definition
-from roost.errors import BusyError, DefinitionError, Error, HostError, Interrupted, LayerGone, StoreError
-from roost.events import ignore
+from roost.errors import BusyError, DefinitionError, Error, HostError, Interrupted, LayerGone, StoreError, of_os
+from roost.events import Warned, ignore
 from roost.host import files
 from roost.records import LayerRecord, SessionRecord
 from roost.store import Store, new_id, run_id
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from roost.records import Machines
     from roost.results import Result
     from roost.sessions import Run, Session
+    from roost.verify import Verified
 
 
 STATUS_MOST = 64 << 20  # bytes of a tree's list of packages, which may be anything: Debian's largest have some 10 MB
@@ -124,13 +125,14 @@ class Manager:
         return self.store.sweep()
 
     def build(
-        self, patterns: Sequence[str] = (), *, jobs: int | None = None, keep_failed: bool = False
+        self, patterns: Sequence[str] = (), *, jobs: int | None = None, keep_failed: bool = False, verify: bool = False
     ) -> planner.Plan:
         """Makes the missing layers of the machines; the plan that was carried out.
 
+        ``verify``: the layers that are there are read whole first, and nothing is made on a damaged one (StoreError).
         Raises the error of the layer that failed; of several, one Error that has them all.
         """
-        plan, errors = self._built(patterns, jobs=jobs, keep_failed=keep_failed)
+        plan, errors = self._built(patterns, jobs=jobs, keep_failed=keep_failed, verify=verify)
         if len(errors) == 1:
             raise next(iter(errors.values()))
         if errors:
@@ -139,11 +141,14 @@ class Manager:
         return plan
 
     def _built(
-        self, patterns: Sequence[str], *, jobs: int | None = None, keep_failed: bool = False
+        self, patterns: Sequence[str], *, jobs: int | None = None, keep_failed: bool = False, verify: bool = False
     ) -> tuple[planner.Plan, dict[str, Error]]:
         self.prepare()
         errors: dict[str, Error] = {}
         plan = self.plan(patterns)
+        if verify:
+            with self._pinned(plan):
+                self._verified(plan, jobs)
         if not plan.to_build and self._is_remembered(plan):
             self._note_ready(plan)
             return plan, errors  # the way to a run: no lock is waited for
@@ -177,6 +182,35 @@ class Manager:
 
     def _pinned(self, plan: planner.Plan) -> contextlib.AbstractContextManager[None]:
         return self.store.pinned({digest for item in plan.machines for digest in item.layers})
+
+    def _verified(self, plan: planner.Plan, jobs: int | None) -> None:
+        """Raises StoreError when a layer that the plan uses is not what it was."""
+        from roost.verify import check
+
+        chains = (digest for item in plan.machines for digest in item.layers)
+        check(self.store, self._verify([digest for digest in chains if self.store.has(digest)], jobs))
+
+    def verify(self, layers: Sequence[str] = ("all",), *, jobs: int | None = None) -> list[Verified]:
+        """Compares layers (names, digests, or all) with what they were when they were made; raises for none of them."""
+        self.prepare()
+        digests = [
+            digest
+            for word in layers
+            for digest in (self.store.layer_digests() if word == "all" else [self.store.find_digest(word)])
+        ]
+        return self._verify(digests, jobs)
+
+    def _verify(self, digests: Sequence[str], jobs: int | None) -> list[Verified]:
+        from roost.build import default_jobs
+        from roost.verify import verify
+
+        watch = self._watch
+        found = verify(
+            self.store, digests, watch.monitor, jobs=jobs or default_jobs(), stop=watch.stop, tick=watch.tick, interval=watch.interval
+        )  # fmt: skip
+        if watch.stop is not None and watch.stop.level:
+            raise Interrupted("interrupted while layers were verified", hint="nothing was changed; run it again")
+        return found
 
     def _builder(self, jobs: int | None, *, keep_failed: bool) -> Builder:
         from roost.build import Builder, default_jobs  # not needed to run
@@ -217,11 +251,11 @@ class Manager:
 
     # running
 
-    def session(self, machine: str) -> Session:
-        """A session of a machine, whose layers are made when missing: a context manager."""
+    def session(self, machine: str, *, verify: bool = False) -> Session:
+        """A session of a machine, whose layers are made when missing: a context manager. ``verify`` as of ``build``."""
         from roost.sessions import Session, terms_of
 
-        item = self.build([machine]).machines[0]
+        item = self.build([machine], verify=verify).machines[0]
         record = _record(item)
         record.id = new_id(machine)
         return Session(self.store, record, terms_of(item.machine))
@@ -239,14 +273,16 @@ class Manager:
         machine = self.definition.machines.get(record.machine) if self.definition else None
         return Session(self.store, record, terms_of(machine) if machine else Terms(environment=record.environment))
 
-    def run(self, machine: str, run: Run, *, keep: str = "never", jobs: int | None = None, **options: Any) -> Result:
-        """One run in a session of its own. ``options`` are those of ``Session.run``; ``keep`` as of ``matrix``."""
+    def run(
+        self, machine: str, run: Run, *, keep: str = "never", jobs: int | None = None, verify: bool = False, **options: Any
+    ) -> Result:  # fmt: skip
+        """One run in a session of its own. ``options`` are those of ``Session.run``; the others those of ``matrix``."""
         from roost.sessions import check_sources, run_once, terms_of
 
         check_sources(run.sources)
 
         def once() -> Result:
-            item = self.build([machine], jobs=jobs).machines[0]
+            item = self.build([machine], jobs=jobs, verify=verify).machines[0]
             return run_once(self.store, _record(item), terms_of(item.machine), run, keep=keep, **options)
 
         for _ in range(_TRIES):
@@ -256,11 +292,12 @@ class Manager:
 
     def matrix(
         self, patterns: Sequence[str], run: Run, *, profile: str = "", jobs: int | None = None, keep: str = "never",
-        fail_fast: bool = False, times: int = 1,
+        fail_fast: bool = False, times: int = 1, verify: bool = False,
     ) -> list[Result]:  # fmt: skip
         """The same run on every machine that ``patterns`` means, some at a time; the results in the machines' order.
 
         ``keep``: never, on-failure or always. With ``fail_fast`` nothing starts after the first that did not pass.
+        ``verify``: nothing starts at all unless every layer is what it was when it was made (StoreError).
         A machine whose layers cannot be made has a result that says so. Logs go below the store's ``results``.
         """
         from roost.build import default_jobs
@@ -270,7 +307,7 @@ class Manager:
 
         check_sources(run.sources)
         names = [machine.name for machine in self.machines(patterns, profile=profile)]
-        plan, errors = self._built(names, jobs=jobs)
+        plan, errors = self._built(names, jobs=jobs, verify=verify)
         watch = self._watch
         logs = os.path.join(self.store.state, "results", run_id())
         os.mkdir(logs, 0o755)
@@ -296,8 +333,11 @@ class Manager:
             results = [*unmade.values(), *matrix.run(cells)]
         order = {name: number for number, name in enumerate(names)}
         results.sort(key=lambda result: order[result.machine])
-        with open(f"{logs}/result.json", "w", encoding="utf-8") as stream:
-            json.dump([plain(result) for result in results], stream, indent=1)
+        document = json.dumps([plain(result) for result in results], indent=1)
+        try:
+            files.write_atomic(f"{logs}/result.json", document.encode())
+        except OSError as e:  # the results themselves are not lost
+            watch.monitor(Warned(message=f"the results were not written: {of_os(e).brief}"))
         return results
 
     # what is kept

@@ -19,7 +19,7 @@ from roost.distro import recipe as recipe_of
 from roost.engine import seccomp
 from roost.engine.execute import Limits, Streams, execute
 from roost.engine.spec import PROVISION, Bound, Overlaid, Spec
-from roost.errors import Error, NetworkDown, StepError, StoreError
+from roost.errors import Error, NetworkDown, StepError, StoreError, of_os
 from roost.events import LayerEnded, LayerOutput, LayerStarted, LayerStep
 from roost.host import files, runner, syscalls
 from roost.pool import Job, Pool
@@ -299,15 +299,20 @@ class LayerMaker:
         return path
 
     def _keep_archives(self, stage: str, cache: str) -> None:
-        """Moves newly downloaded packages into the cache, and removes the rest. What the cache has is never replaced."""
+        """Moves newly downloaded packages into the cache, and removes the rest.
+
+        What the cache has is replaced only when its size is another: then a crash has cut it short, as nothing in the
+        cache is synced, and the package manager has refused it and downloaded it again.
+        """
         upper = f"{stage}/archives/upper"
         with os.scandir(upper) as entries:
             for entry in entries:
                 info = entry.stat(follow_symlinks=False)
                 if not stat.S_ISREG(info.st_mode) or not info.st_size or not entry.name.endswith((".deb", ".rpm")):
                     continue
-                if os.path.lexists(f"{cache}/{entry.name}"):
-                    continue
+                with contextlib.suppress(FileNotFoundError):
+                    if os.stat(f"{cache}/{entry.name}", follow_symlinks=False).st_size == info.st_size:
+                        continue
                 os.chown(entry.path, 0, 0)
                 os.chmod(entry.path, 0o644)
                 try:
@@ -324,10 +329,7 @@ class LayerMaker:
         """The error with its step, its log and the way on; the layer's directory goes, unless it is kept as a session."""
         layer = self._layer
         if isinstance(error, OSError):
-            where = f": {os.fsdecode(error.filename)}" if isinstance(error.filename, str | bytes) else ""
-            error = StoreError(
-                f"{error.strerror}{where}", hint="free some space: `roost gc`" if error.errno == 28 else ""
-            )
+            error = of_os(error)
         text = self._output.decode(errors="replace")
         log = f"{self._store.state}/results/{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{layer.digest[:12]}.log"
         with contextlib.suppress(OSError):
@@ -363,6 +365,7 @@ class LayerMaker:
             os.mkdir(directory, 0o700)
             os.rename(f"{stage}/upper", f"{directory}/upper")
             os.mkdir(f"{directory}/work", 0o700)
+            files.sync(directory)  # nothing of it was synced while its steps ran
             self._store.write_session(record, directory, durable=True)
             self._store.keep_session(record)
         return session

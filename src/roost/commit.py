@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
@@ -9,7 +10,7 @@ import stat
 import time
 from typing import TYPE_CHECKING
 
-from roost.errors import StoreError
+from roost.errors import StoreError, of_os
 from roost.host import runner
 from roost.plan import FORMAT, digest
 from roost.records import LayerRecord
@@ -45,7 +46,11 @@ def commit(store: Store, session: str, name: str) -> LayerRecord:
             upper,
             f"{stage}/tree",
         )
-        runner.check(runner.run(runner.Command(argv=argv, private=True)))
+        done = runner.run(runner.Command(argv=argv, private=True))
+        for code in (errno.ENOSPC, errno.EDQUOT):
+            if os.strerror(code).encode() in done.output:
+                raise of_os(OSError(code, os.strerror(code), f"{stage}/tree"))
+        runner.check(done)
         content = _content(f"{stage}/tree")
         parent = record.layers[-1] if record.layers else ""
         layer = LayerRecord(

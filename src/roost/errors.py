@@ -16,6 +16,9 @@ The library raises, it never exits; ``roost.cli`` alone prints an error and turn
 
 from __future__ import annotations
 
+import errno
+import os
+
 
 class Error(Exception):
     """The base of the tree.
@@ -87,6 +90,55 @@ class Interrupted(Error):
     """Somebody asked for an end before the work was done."""
 
     exit_code = 130
+
+
+_FEW = 16  # inodes or blocks: whoever was refused has given some back by the time that it is asked
+_ROOM = "make room: `roost gc` and `roost session remove` free some; or keep everything elsewhere with --state DIR"
+_EXHAUSTED = {
+    errno.ENOSPC: ("the disk is full", _ROOM),
+    errno.EDQUOT: ("the disk quota is used up", _ROOM),
+    errno.EROFS: (
+        "the file system is read-only", "see with `dmesg` whether a bad disk made it so; or use another place with --state DIR"
+    ),
+    errno.EMFILE: ("no more files may be opened", "raise the limit: `ulimit -n 1024`"),
+    errno.ENFILE: ("this computer can open no more files", "end what holds so many, or raise sysctl fs.file-max"),
+    errno.ENOMEM: ("there is no memory left", "end something else, or run fewer at a time: -j 1"),
+    errno.EAGAIN: ("no more processes can be started", "raise `ulimit -u` or the tasks limit around roost, or run fewer: -j 1"),
+    errno.EIO: ("the disk cannot be read or written", "`dmesg` says why; `roost layer verify` says what was damaged"),
+}  # fmt: skip
+
+
+def exhausted(error: OSError) -> HostError | None:
+    """What it means when the computer has no more of something; None for every other failure."""
+    found = _EXHAUSTED.get(error.errno or 0)
+    if found is None:
+        return None
+    brief, hint = found
+    path = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else ""
+    if error.errno == errno.ENOSPC and _no_inodes(path):
+        brief = "the disk has no room for one more file (no inodes)"
+    return HostError(f"{brief}: {path}" if path else brief, hint=hint)
+
+
+def of_os(error: OSError) -> HostError:
+    """An error for any failed system call."""
+    path = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else ""
+    where = f": {path}" if path else ""
+    plain = HostError(f"{error.strerror or error}{where}", hint="`roost doctor` tries what this host can do")
+    return exhausted(error) or plain
+
+
+def of_memory() -> HostError:
+    """For a MemoryError."""
+    return of_os(OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)))
+
+
+def _no_inodes(path: str) -> bool:
+    try:
+        found = os.statvfs(os.path.dirname(os.path.abspath(path)))
+    except OSError:
+        return False
+    return found.f_files > 0 and found.f_favail < _FEW <= found.f_bavail
 
 
 def to_parts(error: Error) -> list[str]:

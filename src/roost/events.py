@@ -43,6 +43,22 @@ class LayerEnded(Struct, frozen=True, tag="layer-ended"):
     seconds: float
 
 
+class VerifyStarted(Struct, frozen=True, tag="verify-started"):
+    """A layer is read, to be compared with its manifest."""
+
+    layer: str
+    name: str
+
+
+class VerifyEnded(Struct, frozen=True, tag="verify-ended"):
+    """``state``: whole, damaged or no-manifest."""
+
+    layer: str
+    name: str
+    state: str
+    seconds: float
+
+
 class RunStarted(Struct, frozen=True, tag="run-started"):
     """A command starts in a session. ``log`` is where its whole output goes, empty when it is not kept."""
 
@@ -74,7 +90,9 @@ class Warned(Struct, frozen=True, tag="warned"):
     machine: str = ""
 
 
-Event = LayerStarted | LayerOutput | LayerStep | LayerEnded | RunStarted | RunOutput | RunEnded | Warned
+Event = (
+    LayerStarted | LayerOutput | LayerStep | LayerEnded | VerifyStarted | VerifyEnded | RunStarted | RunOutput | RunEnded | Warned
+)  # fmt: skip
 Monitor = Callable[[Event], None]
 
 

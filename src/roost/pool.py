@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from msgspec import Struct
 
-from roost.errors import Error, HostError, from_parts, to_parts
+from roost.errors import Error, HostError, from_parts, of_memory, of_os, to_parts
 from roost.events import Event
 from roost.host import runner
 
@@ -70,11 +70,21 @@ class _Child:
 
     def __init__(self, job: Job) -> None:
         self.job = job
-        self.reader, writer = os.pipe()
-        with contextlib.suppress(OSError):  # this user's pipes are at their limit
-            fcntl.fcntl(self.reader, fcntl.F_SETPIPE_SZ, _PIPE)
-        stop_reader, self.stop = os.pipe()
         parent = os.getpid()
+        with contextlib.ExitStack() as stack:  # whoever fails here must leave descriptors to clear up with
+            self.reader, writer = _pipe(stack)
+            with contextlib.suppress(OSError):  # this user's pipes are at their limit
+                fcntl.fcntl(self.reader, fcntl.F_SETPIPE_SZ, _PIPE)
+            stop_reader, self.stop = _pipe(stack)
+            self._start(parent, writer, stop_reader)
+            stack.pop_all()
+        os.close(writer)
+        os.close(stop_reader)
+        self._rest = b""  # the beginning of a message
+        self.answer: Done | None = None
+
+    def _start(self, parent: int, writer: int, stop_reader: int) -> None:
+        job = self.job
 
         def work() -> None:
             os.close(self.reader)
@@ -82,10 +92,6 @@ class _Child:
             _serve(job, writer, stop_reader, parent)
 
         self.pid = runner.fork(work)
-        os.close(writer)
-        os.close(stop_reader)
-        self._rest = b""  # the beginning of a message
-        self.answer: Done | None = None
 
     def read(self, monitor: Monitor) -> bool:
         """Takes what there is; False at the end."""
@@ -123,6 +129,13 @@ class _Child:
         return Done(key=self.job.key, error=HostError(f"its process ended early: {how}", hint="run it again"))
 
 
+def _pipe(stack: contextlib.ExitStack) -> tuple[int, int]:
+    ends = os.pipe()
+    for fd in ends:
+        stack.callback(os.close, fd)
+    return ends
+
+
 def _serve(job: Job, writer: int, stop: int, parent: int) -> None:
     """In the child."""
     _watch_parent(parent)
@@ -138,8 +151,9 @@ def _serve(job: Job, writer: int, stop: int, parent: int) -> None:
     except Error as e:
         send(_ERROR, to_parts(e))
     except OSError as e:
-        where = f": {os.fsdecode(e.filename)}" if isinstance(e.filename, str | bytes) else ""
-        send(_ERROR, ["HostError", f"{e.strerror}{where}", "", "see `roost doctor`"])
+        send(_ERROR, to_parts(of_os(e)))
+    except MemoryError:
+        send(_ERROR, to_parts(of_memory()))
     except Interrupted:
         send(_INTERRUPTED, None)
     else:

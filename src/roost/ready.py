@@ -68,7 +68,7 @@ def remember(store: Store, definition: str, inputs: Iterable[str], machines: Map
         data = marshal.dumps((_KEY, definition, stamps, plain))
         data = zlib.crc32(data).to_bytes(4) + data
         os.makedirs(f"{store.state}/ready", mode=0o700, exist_ok=True)
-        files.write_atomic(_path(store, definition), data, mode=0o600)
+        files.write_atomic(_path(store, definition), data, mode=0o600, staging=f"{store.state}/staging")
 
 
 def _others(store: Store, definition: str, stamps: dict[str, Any]) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from roost.structs import Struct
+from roost.structs import Damaged, Struct
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -10,7 +10,10 @@ if TYPE_CHECKING:
 
 
 class LayerRecord(Struct, kw_only=True):
-    """layer.json. ``parents`` from the base up, without itself; ``created`` in seconds since the epoch."""
+    """layer.json. ``parents`` from the base up, without itself; ``created`` in seconds since the epoch.
+
+    ``manifest`` is the SHA-256 of the layer's manifest (see ``roost.manifest``); empty: it has none.
+    """
 
     digest: str
     parents: tuple[str, ...]
@@ -23,6 +26,7 @@ class LayerRecord(Struct, kw_only=True):
     size: int = 0
     files: int = 0
     roost: str = ""
+    manifest: str = ""
 
 
 class SessionRecord(Struct, kw_only=True):
@@ -49,3 +53,9 @@ class Machines(Struct, kw_only=True):
     definition: str
     machines: dict[str, list[tuple[str, str, dict[str, Any]]]] = {}
     chains: dict[str, tuple[str, ...]] = {}
+
+
+def expect(found: str, name: str) -> None:
+    """A record is that of the directory that it is in. Raises Damaged."""
+    if found != name:
+        raise Damaged("it is that of something else")

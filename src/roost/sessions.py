@@ -11,7 +11,7 @@ from roost.engine import seccomp
 from roost.engine.execute import Limits, Streams, execute
 from roost.engine.launch import account, describe, mount_all
 from roost.engine.spec import Bound, Overlaid, Spec
-from roost.errors import Error, HostError, Interrupted, StoreError
+from roost.errors import Error, HostError, Interrupted, StoreError, of_os
 from roost.host import files, runner, syscalls
 from roost.results import Artifact, Result
 from roost.store import new_id
@@ -121,7 +121,7 @@ class Session:
                 stack.callback(self._leave)
                 os.mkdir(f"{self.directory}/upper", 0o755)
                 os.mkdir(f"{self.directory}/work", 0o700)
-            self._store.write_session(self.record, self.directory)
+                self._store.write_session(self.record, self.directory)
             self._store.check_layers(self.record.layers)  # no sooner: from now on none of them is removed
             self._stack = stack.pop_all()
         return self
@@ -135,12 +135,8 @@ class Session:
 
     def keep(self, *, reason: str = "", state: str = "") -> None:
         """Lets the session stay when it is left; what it holds is on the disk when this returns."""
-        fd = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            syscalls.syncfs(fd)
-        finally:
-            os.close(fd)
         self._forget_volatile()
+        files.sync(self.directory)
         was_kept = self.record.kept
         self.record = replace(self.record, kept=True, reason=files.printable(reason), state=state)
         self._store.write_session(self.record, self.directory, durable=True)
@@ -195,7 +191,7 @@ class Session:
         began = time.time()
         tail = bytearray()
         with contextlib.ExitStack() as stack:
-            record = stack.enter_context(open(log, "ab", buffering=0)) if log else None
+            record = stack.enter_context(_Log(log)) if log else None
 
             def output(stream: int, data: bytes) -> None:
                 tail.extend(data)
@@ -209,6 +205,9 @@ class Session:
                 spec, limits=limits, streams=Streams(on_output=output, stdin=stdin, merged=merged), stop_fd=stop_fd
             )
         result = _result(self.record, run, ended, began, bytes(tail), log)
+        if record is not None and record.problem:
+            text = f"its log is not whole: {record.problem}"
+            result = replace(result, warnings=(*result.warnings, text))
         if run.artifacts and not ended.error:
             result = self._with_artifacts(result, run, spec, output_directory, stop_fd)
         return result
@@ -246,7 +245,7 @@ class Session:
         except Interrupted:
             return replace(result, state="interrupted", status=None)
         except (Error, OSError) as e:
-            text = e.brief if isinstance(e, Error) else f"{e.strerror}: {e.filename or output}"
+            text = e.brief if isinstance(e, Error) else of_os(e).brief
             warnings = [f"the artifacts were not copied: {text}"]
             return replace(result, warnings=(*result.warnings, *warnings))
         artifacts = tuple(Artifact(**item) for item in copied)
@@ -272,6 +271,29 @@ class Session:
 
         before, after = (None if text is None else bytes.fromhex(text) for text in self.inside(spec, both))
         return before, after
+
+
+class _Log:
+    """A run's output on disk. That it cannot be written ends the log and not the run: ``problem`` says so."""
+
+    def __init__(self, path: str) -> None:
+        self._stream = open(path, "ab", buffering=0)  # noqa: SIM115  # closed below
+        self.problem = ""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stream.close()
+
+    def write(self, data: bytes) -> None:
+        """Adds all of it."""
+        rest = memoryview(b"" if self.problem else data)
+        try:
+            while rest:
+                rest = rest[self._stream.write(rest) or 0 :]
+        except OSError as e:
+            self.problem = of_os(OSError(e.errno, e.strerror, os.fsdecode(self._stream.name))).brief
 
 
 def caller() -> tuple[int, int]:
@@ -366,6 +388,10 @@ def run_once(
             or store.is_asked_to_keep(session.id)
             or (keep == "on-failure" and result.state in ("failed", "killed", "timed-out"))
         ):
-            session.keep(reason=f"{result.state}: {' '.join(run.command)}"[:200], state=result.state)
+            try:
+                session.keep(reason=f"{result.state}: {' '.join(run.command)}"[:200], state=result.state)
+            except OSError as e:  # the result is not lost as well
+                warning = f"the session could not be kept: {of_os(e).brief}"
+                return replace(result, warnings=(*result.warnings, warning))
             result = replace(result, kept=session.id)
     return result

@@ -2,14 +2,15 @@
 
     STATE/                       /var/lib/roost, or DIR with --state DIR
       layers/<digest>/           published by rename, then never changed
-        layer.json  tree/
+        layer.json  tree/  manifest
       names/<name>               the digest of a committed layer
       running/<id>/              a session to be thrown away: session.json  upper/  work/  and a directory for each source
       sessions/<id>/             a session that is kept, moved here by rename
       references/<digest>/<id>   an empty file: a kept session stands on this layer (its topmost)
-      staging/<kind>-*/          being made or removed
+      staging/<kind>-*           being made or removed
       machines/<hash>.json       what each definition's machines were last built from
       results/<id>/              result.json, logs
+      spare/                     empty files and directories, for removing and keeping on a full disk
       seccomp-*                  nspawn's filters, see roost.engine.seccomp
     CACHE/packages/<key>/        downloaded packages, /var/cache/roost or STATE/cache
     RUN/                         /run/roost or STATE/run: mnt (an empty mount point), ranges/, locks/
@@ -24,13 +25,14 @@ layers and kept sessions.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import time
 import zlib
 
-from roost.errors import BusyError, HostError, LayerGone, StoreError
+from roost.errors import BusyError, HostError, LayerGone, StoreError, exhausted
 from roost.host import cgroups, files
-from roost.records import LayerRecord, Machines, SessionRecord
+from roost.records import LayerRecord, Machines, SessionRecord, expect
 from roost.structs import Damaged, from_json, to_json
 
 TYPE_CHECKING = False
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
     from roost.host.ranges import Ranges
 
 
+LEAST_FILES = 128  # RLIMIT_NOFILE: what a session, its container and this process need, with room to spare
 RANGES = "/run/roost/ranges"  # of the host, whatever the state: two Roosts must not give out the same ids
 
 
@@ -55,6 +58,7 @@ class Store:
         # by state: two Roosts with different ones may run in one control group
         self.group_prefix = f"roost-{zlib.crc32(os.fsencode(self.state)):08x}-"
         self.mount_point = f"{self.run}/mnt"
+        self._spares = f"{self.state}/spare"
         self._ranges: Ranges | None = None
 
     @property
@@ -68,6 +72,10 @@ class Store:
 
     def prepare(self) -> None:
         """Makes the directories. Raises HostError when this may not be done here."""
+        if os.sysconf("SC_OPEN_MAX") < LEAST_FILES:  # a session would end in the middle of something
+            raise exhausted(OSError(errno.EMFILE, os.strerror(errno.EMFILE))) or HostError(
+                "too few files may be opened"
+            )
         try:
             for name in ("layers", "names", "running", "sessions", "staging", "machines", "results"):
                 os.makedirs(f"{self.state}/{name}", mode=0o700, exist_ok=True)
@@ -76,12 +84,13 @@ class Store:
             os.makedirs(f"{self.cache}/packages", mode=0o755, exist_ok=True)
             for path in (self.mount_point, RANGES, f"{self.run}/locks"):
                 os.makedirs(path, mode=0o700, exist_ok=True)
+            files.make_spares(self._spares)
         except PermissionError as e:
             raise HostError(
                 f"{e.filename} cannot be made: {e.strerror}", hint="run roost as root: `sudo roost …`"
             ) from None
         except OSError as e:
-            raise HostError(
+            raise exhausted(e) or HostError(
                 f"{e.filename} cannot be made: {e.strerror}", hint="choose another place with --state DIR"
             ) from None
 
@@ -100,7 +109,7 @@ class Store:
         try:
             with open(f"{self.state}/layers/{digest}/layer.json", "rb") as stream:
                 record = from_json(stream.read(), LayerRecord)
-            _expect(record.digest, digest)
+            expect(record.digest, digest)
         except (FileNotFoundError, NotADirectoryError):
             raise StoreError(f"there is no layer {digest[:12]}", hint="see `roost layer list`") from None
         except Damaged as e:
@@ -112,10 +121,14 @@ class Store:
     def layers(self) -> list[LayerRecord]:
         """All layers, the oldest first; unreadable ones are left out."""
         found = []
-        for name in _names(f"{self.state}/layers"):
+        for name in files.names_in(f"{self.state}/layers"):
             with contextlib.suppress(StoreError):
                 found.append(self.layer(name))
         return sorted(found, key=lambda record: (record.created, record.digest))
+
+    def layer_digests(self) -> list[str]:
+        """All layers, those whose record cannot be read too."""
+        return files.names_in(f"{self.state}/layers")
 
     def find_layer(self, word: str) -> LayerRecord:
         """A layer by its name or by the start of its digest. Raises StoreError when it is none, or not the only one."""
@@ -125,7 +138,9 @@ class Store:
         """As ``find_layer``; its record is not read."""
         if named := self._named(_plain(word)):
             return named
-        found = [name for name in _names(f"{self.state}/layers") if name.startswith(word)] if len(word) >= 4 else []
+        found = (
+            [name for name in files.names_in(f"{self.state}/layers") if name.startswith(word)] if len(word) >= 4 else []
+        )
         if len(found) != 1:
             what = f"{len(found)} layers start with {word}" if found else f"there is no layer {word}"
             raise StoreError(what, details=" ".join(name[:16] for name in found), hint="see `roost layer list`")
@@ -137,7 +152,10 @@ class Store:
         name = f"{kind}-{os.urandom(8).hex()}"
         path = f"{self.state}/staging/{name}"
         with self.alive(name):
-            os.mkdir(path, 0o700)
+            if kind == "trash":
+                files.make_directory(path, self._spares)
+            else:
+                os.mkdir(path, 0o700)
             try:
                 yield path
             finally:
@@ -145,8 +163,10 @@ class Store:
 
     def publish(self, stage: str, record: LayerRecord) -> bool:
         """Makes ``stage`` (with its ``tree``) the layer of ``record``; False when somebody was faster."""
-        total = files.usage(f"{stage}/tree")
-        record.size, record.files = total.size, total.files
+        from roost import manifest  # who only runs makes none
+
+        made = manifest.write(f"{stage}/tree", f"{stage}/manifest")
+        record.size, record.files, record.manifest = made.size, made.files, made.sha256
         files.write_atomic(f"{stage}/layer.json", to_json(record))
         os.chmod(stage, 0o700)
         return files.publish(stage, f"{self.state}/layers/{record.digest}")
@@ -196,7 +216,7 @@ class Store:
     def names(self) -> dict[str, str]:
         """Committed layers: name → digest."""
         found = {}
-        for name in _names(f"{self.state}/names"):
+        for name in files.names_in(f"{self.state}/names"):
             if digest := self._named(name):
                 found[name] = digest
         return found
@@ -217,7 +237,8 @@ class Store:
 
     def set_name(self, name: str, digest: str) -> None:
         """Lets ``name`` mean ``digest`` from now on."""
-        files.write_atomic(f"{self.state}/names/{_plain(name)}", digest.encode(), durable=True)
+        path = f"{self.state}/names/{_plain(name)}"
+        files.write_atomic(path, digest.encode(), durable=True, staging=f"{self.state}/staging")
 
     def remove_name(self, name: str) -> None:
         """Forgets a name."""
@@ -243,7 +264,7 @@ class Store:
         try:
             with open(f"{directory}/session.json", "rb") as stream:
                 record = from_json(stream.read(), SessionRecord)
-            _expect(record.id, session)
+            expect(record.id, session)
         except (FileNotFoundError, NotADirectoryError):
             raise StoreError(f"there is no session {session}", hint="see `roost session list`") from None
         except Damaged as e:
@@ -263,14 +284,14 @@ class Store:
 
     def _sessions(self, where: str) -> list[tuple[SessionRecord, bool]]:
         found = []
-        for name in _names(f"{self.state}/{where}"):
+        for name in files.names_in(f"{self.state}/{where}"):
             with contextlib.suppress(StoreError):
                 found.append((self._session(f"{self.state}/{where}/{name}", name), self.is_alive(name)))
         return found
 
     def write_session(self, record: SessionRecord, directory: str, *, durable: bool = False) -> None:
         """Writes the record of a session whose directory exists."""
-        files.write_atomic(f"{directory}/session.json", to_json(record), durable=durable)
+        files.write_in_any_case(f"{directory}/session.json", to_json(record), durable=durable)
 
     def keep_session(self, record: SessionRecord) -> None:
         """Moves a running session whose record says ``kept`` to those that stay; all of it is on the disk then.
@@ -301,20 +322,21 @@ class Store:
     def _refer(self, record: SessionRecord) -> None:
         for digest in record.layers[-1:]:
             directory = f"{self.state}/references/{digest}"
-            os.makedirs(directory, mode=0o700, exist_ok=True)
-            os.close(os.open(f"{directory}/{record.id}", os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+            with contextlib.suppress(FileExistsError):
+                files.make_directory(directory, self._spares)
+            files.make_file(f"{directory}/{record.id}", self._spares)
             files.fsync_directory(directory)
             files.fsync_directory(f"{self.state}/references")
 
     def referred_to(self) -> set[str]:
         """The topmost layers of the kept sessions."""
-        return {digest for digest in _names(f"{self.state}/references") if self.is_referred_to(digest)}
+        return {digest for digest in files.names_in(f"{self.state}/references") if self.is_referred_to(digest)}
 
     def is_referred_to(self, digest: str) -> bool:
         """Whether a kept session has it as its topmost layer."""
         return any(
             os.path.isdir(f"{self.state}/sessions/{name}") or os.path.isdir(f"{self.state}/running/{name}")
-            for name in _names(f"{self.state}/references/{digest}")
+            for name in files.names_in(f"{self.state}/references/{digest}")
         )
 
     def repair_references(self) -> None:
@@ -342,6 +364,7 @@ class Store:
     def alive(self, name: str) -> Iterator[None]:
         """Says that ``name`` is in use for as long as this is held; a killed process stops saying so."""
         path = f"{self.run}/locks/{_plain(name)}"
+        files.make_file(path, self._spares)
         fd = files.try_lock(path)
         for _ in range(20):  # somebody may be asking `is_alive` at this moment
             if fd is not None:
@@ -374,14 +397,14 @@ class Store:
         Only what Roost's own records and names say is its own; returns what was cleared, as a person would call it.
         """
         staging, running = f"{self.state}/staging", f"{self.state}/running"
-        cleared = [text for name in _names(staging) if self._dead(name) and (text := self._clear_staged(name))]
-        cleared += [text for name in _names(running) if self._dead(name) and (text := self._clear(name))]
+        cleared = [text for name in files.names_in(staging) if self._dead(name) and (text := self._clear_staged(name))]
+        cleared += [text for name in files.names_in(running) if self._dead(name) and (text := self._clear(name))]
         for group in cgroups.find(self.group_prefix):
             name = os.path.basename(group.paths[0]).removeprefix(self.group_prefix)
             if not self.is_alive(name) and cgroups.remove(group, seconds=1.0):
                 cleared.append(f"control group {name}")
         for directory in (RANGES, f"{self.run}/locks"):
-            for name in _names(directory, hidden=True) + _names(directory):
+            for name in files.names_in(directory, hidden=True) + files.names_in(directory):
                 files.drop_free_lock(f"{directory}/{name}")
         return cleared
 
@@ -391,12 +414,15 @@ class Store:
     def _clear_staged(self, name: str) -> str:
         """Removes what was being made or removed; a layer that somebody named meanwhile is put back first."""
         path = f"{self.state}/staging/{name}"
+        if name.startswith("part-"):  # a single file, which is locked itself
+            files.drop_free_lock(path)
+            return ""
         if name.startswith("trash-"):
             named = set(self.names().values())
-            for digest in _names(path):
+            for digest in files.names_in(path):
                 if digest in named or self.is_referred_to(digest):
                     self._put_back(path, digest)
-        return f"half-made {name}" if _removed(path) else ""
+        return f"half-made {name}" if files.removed(path) else ""
 
     def _clear(self, session: str) -> str:
         """Ends what a dead process began: removes its session, or keeps it when its record says so; what was done."""
@@ -407,8 +433,8 @@ class Store:
                 self.keep_session(record)
                 return f"session {session}, which is kept"
             if not record.machine:
-                return f"pin {session}" if _removed(directory) else ""
-        return f"session {session}" if _removed(directory) else ""
+                return f"pin {session}" if files.removed(directory) else ""
+        return f"session {session}" if files.removed(directory) else ""
 
     # machines
 
@@ -421,13 +447,14 @@ class Store:
             return Machines(definition=files.printable(definition))
 
     def remember(self, record: Machines) -> None:
-        """Writes what ``remembered`` returns."""
-        files.write_atomic(self._machines_path(record.definition), to_json(record))
+        """Writes what ``remembered`` returns; on the disk at once, as gc would remove what no record names."""
+        path = self._machines_path(record.definition)
+        files.write_atomic(path, to_json(record), durable=True, staging=f"{self.state}/staging")
 
     def all_remembered(self) -> list[Machines]:
         """Those of every definition that was built here."""
         found = []
-        for name in _names(f"{self.state}/machines"):
+        for name in files.names_in(f"{self.state}/machines"):
             with (
                 contextlib.suppress(OSError, Damaged),
                 open(f"{self.state}/machines/{name}", "rb") as stream,
@@ -468,25 +495,3 @@ def _plain(name: str) -> str:
             f"{name!r} is not a name that Roost gives", hint="see `roost session list` and `roost layer list`"
         )
     return name
-
-
-def _expect(found: str, name: str) -> None:
-    """A record is that of the directory that it is in. Raises Damaged."""
-    if found != name:
-        raise Damaged("it is that of something else")
-
-
-def _names(directory: str, *, hidden: bool = False) -> list[str]:
-    try:
-        return sorted(name for name in os.listdir(directory) if name.startswith(".") == hidden)
-    except FileNotFoundError:
-        return []
-
-
-def _removed(path: str) -> bool:
-    """Whether it could be removed; what cannot be today is no reason to do nothing at all."""
-    try:
-        files.remove_tree(path)
-    except (OSError, StoreError):
-        return False
-    return True

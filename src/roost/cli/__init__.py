@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import NoReturn
 
+    from roost.errors import Error
+
 FAILED_TO_RUN = 125  # of `run` and `shell`: Roost's own failure, as env(1), timeout(1) and docker have it
 
 
@@ -20,7 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # msgspec looks there for what typing has since 3.11; where it is installed, that alone takes 7 ms
     sys.modules.setdefault("typing_extensions", None)  # type: ignore[arg-type]
     from roost.cli import quick
-    from roost.errors import Error, HostError, Interrupted
+    from roost.errors import Error, Interrupted, of_memory, of_os
 
     arguments = sys.argv[1:] if argv is None else list(argv)
     for stream in (sys.stdout, sys.stderr):
@@ -37,27 +39,28 @@ def main(argv: Sequence[str] | None = None) -> int:
             status = options.verb(options)
         sys.stdout.flush()
     except Error as e:
-        from roost.cli.render import error_text
-        from roost.cli.table import style_of, terminal_width
-
-        text = error_text(e, style=style_of(sys.stderr, os.environ), width=terminal_width(sys.stderr))
-        print(text.rstrip("\n"), file=sys.stderr)
-        return FAILED_TO_RUN if runs and not isinstance(e, Interrupted) else e.exit_code
+        return _failed(e, runs=runs and not isinstance(e, Interrupted))
     except BrokenPipeError:  # whoever read our output has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + 13
     except OSError as e:
-        where = f": {os.fsdecode(e.filename)}" if isinstance(e.filename, str | bytes) else ""
-        from roost.cli.table import clean
-
-        print(
-            f"error: {clean(f'{e.strerror}{where}')}\nhint: `roost doctor` tries what this host can do", file=sys.stderr
-        )
-        return FAILED_TO_RUN if runs else HostError.exit_code
+        return _failed(of_os(e), runs=runs)
+    except MemoryError:
+        return _failed(of_memory(), runs=runs)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return Interrupted.exit_code
     return status
+
+
+def _failed(error: Error, *, runs: bool) -> int:
+    """Prints an error; the exit status."""
+    from roost.cli.render import error_text
+    from roost.cli.table import style_of, terminal_width
+
+    text = error_text(error, style=style_of(sys.stderr, os.environ), width=terminal_width(sys.stderr))
+    print(text.rstrip("\n"), file=sys.stderr)
+    return FAILED_TO_RUN if runs else error.exit_code
 
 
 def _open_streams() -> None:
@@ -79,6 +82,10 @@ def run() -> NoReturn:
         status = main()
     except SystemExit as e:  # argparse's
         status = e.code if isinstance(e.code, int) else 1
+    except (MemoryError, ImportError) as e:  # so little memory that not even the modules could be read
+        text = f"error: Roost could not be loaded: {str(e) or 'no memory'}\nhint: is there memory left? is it installed whole?\n"
+        os.write(2, text.encode(errors="replace"))
+        status = FAILED_TO_RUN
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):
             stream.flush()

@@ -154,7 +154,9 @@ def build(options: argparse.Namespace) -> int:
         manager = roost.Manager(definition(options), state=options.state, watch=watch)
         for cleared in manager.prepare():
             say(f"cleared what a killed process left: {cleared}")
-        made = manager.build(options.machines, jobs=options.jobs, keep_failed=options.keep_failed)
+        made = manager.build(
+            options.machines, jobs=options.jobs, keep_failed=options.keep_failed, verify=options.verify
+        )
     layers = [{"name": x.name, "digest": x.digest, "made": x.verb == "build", "reason": x.reason} for x in made.layers]
     if options.json:
         print_json({"layers": layers, "seconds": round(time.monotonic() - began, 3)})

@@ -9,7 +9,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from roost.cli.output import LastLine
-from roost.cli.render import QuietMonitor, layer_ended, step_text, warning
+from roost.cli.render import QuietMonitor, layer_ended, step_text, verify_text, warning
 from roost.cli.table import STATES, Style, clean, columns, cut, duration, terminal_size
 from roost.events import (
     LayerEnded,
@@ -19,6 +19,8 @@ from roost.events import (
     RunEnded,
     RunOutput,
     RunStarted,
+    VerifyEnded,
+    VerifyStarted,
     Warned,
 )
 
@@ -34,10 +36,19 @@ CALM = 0.2
 
 SPINNER = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 PLAIN_SPINNER = "|/-\\"
-BUSY = ("making", "running")
+BUSY = ("making", "verifying", "running")
 
 # What is shown first when not all fit.
-ORDER = {"making": 0, "running": 1, "failed": 2, "killed": 2, "timed-out": 2, "error": 2, "interrupted": 2}
+ORDER = {
+    "making": 0,
+    "verifying": 0,
+    "running": 1,
+    "failed": 2,
+    "killed": 2,
+    "timed-out": 2,
+    "error": 2,
+    "interrupted": 2,
+}
 
 
 class Row:
@@ -89,6 +100,12 @@ class LiveMonitor(QuietMonitor):
             state, words = layer_ended(event)
             symbol = self._style.paint(self._style.symbol(state), STATES[state][0])
             self._history.append(f"{symbol} {clean(event.name)}  {self._style.paint(words, 'dim')}")
+        elif isinstance(event, VerifyStarted):
+            self._layers[event.layer] = Row(clean(event.name), "verifying", now)
+        elif isinstance(event, VerifyEnded):
+            self._layers.pop(event.layer, None)
+            if event.state != "whole":
+                self._history.append(verify_text(event, style=self._style))
         elif isinstance(event, Warned):
             self._history.append(warning(event.message, event.machine, style=self._style))
         else:
@@ -177,8 +194,9 @@ class LiveMonitor(QuietMonitor):
                 f"{sum(row.state == 'running' for row in runs)} running",
                 f"{sum(row.state != 'passed' for row in over)} failed",
             ]
-        if self._layers:
-            words.append(f"{len(self._layers)} layer{'s' * (len(self._layers) > 1)} being made")
+        for state, what in (("making", "being made"), ("verifying", "being verified")):
+            if count := sum(row.state == state for row in self._layers.values()):
+                words.append(f"{count} layer{'s' * (count > 1)} {what}")
         words.append(duration(now - self._began, whole=True))
         return self._style.dot.join(words)
 

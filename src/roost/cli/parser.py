@@ -161,6 +161,9 @@ def _definition_verbs(verbs: Any) -> None:
         "-j", "--jobs", type=_count, metavar="N", help="layers made at a time (default: by cores and memory)"
     )
     build.add_argument(
+        "--verify", action="store_true", help="first compare the layers that are there with what they were when made"
+    )
+    build.add_argument(
         "--keep-failed", action="store_true", help="keep what a failed layer has so far as a session, to look into"
     )
     _common(build)
@@ -203,6 +206,9 @@ def _run_verbs(verbs: Any) -> None:
 
 
 def _session_options(to: argparse.ArgumentParser) -> None:
+    to.add_argument(
+        "--verify", action="store_true", help="start nothing unless every layer is what it was when it was made"
+    )
     to.add_argument(
         "-u",
         "--user",
@@ -275,7 +281,7 @@ def _store_verbs(verbs: Any) -> None:
                 help="the user of the shell (default: as the session was run)",
             )
         _common(verb)
-    layer = _verb(verbs, "layer", "", "look into layers: list, show, remove")
+    layer = _verb(verbs, "layer", "", "look into layers: list, show, verify, remove")
     below = layer.add_subparsers(metavar="VERB", required=True, dest="layer_verb")
     _common(_verb(below, "list", "stored:layer_list", "list the layers"))
     for name, summary in (
@@ -290,6 +296,16 @@ def _store_verbs(verbs: Any) -> None:
             nargs="+" if name == "remove" else None,
         )
         _common(verb)
+    verify = _verb(
+        below, "verify", "stored:layer_verify", "compare layers, file by file, with what they were when made"
+    )
+    verify.add_argument(
+        "layer", metavar="LAYER", nargs="*", default=["all"], help="names or digests, or all (default: all)"
+    )
+    verify.add_argument(
+        "-j", "--jobs", type=_count, metavar="N", help="layers at a time (default: by cores and memory)"
+    )
+    _common(verify)
     gc = _verb(verbs, "gc", "stored:gc", "remove what nothing uses: layers, and the logs of old runs")
     gc.add_argument("--dry-run", action="store_true", help="only say what would be removed")
     _common(gc)

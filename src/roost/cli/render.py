@@ -18,6 +18,8 @@ from roost.events import (
     RunEnded,
     RunOutput,
     RunStarted,
+    VerifyEnded,
+    VerifyStarted,
     Warned,
 )
 
@@ -97,6 +99,10 @@ class PlainMonitor(QuietMonitor):
     def __call__(self, event: Event) -> None:
         if isinstance(event, LayerStarted | LayerStep | LayerOutput | LayerEnded):
             self._layer(event)
+        elif isinstance(event, VerifyEnded):
+            self._write([verify_text(event, style=self._style)])
+        elif isinstance(event, VerifyStarted):
+            pass
         elif isinstance(event, RunOutput):
             lines = self._lines.setdefault((event.machine, event.stream), Lines()).feed(event.data)
             self._prefixed(event.machine, lines)
@@ -204,6 +210,12 @@ def warning(message: str, machine: str = "", *, style: Style) -> str:
 def step_text(event: LayerStep) -> str:
     """``step 2 of 5: install packages``."""
     return f"step {event.number} of {event.total}: {clean(event.step)}"
+
+
+def verify_text(event: VerifyEnded, *, style: Style) -> str:
+    """``base debian bookworm amd64: whole, read in 0.2 s``."""
+    tone = "good" if event.state == "whole" else "bad"
+    return f"{clean(event.name)}: {style.paint(event.state.replace('-', ' '), tone)}, read in {duration(event.seconds)}"
 
 
 def layer_ended(event: LayerEnded) -> tuple[str, str]:

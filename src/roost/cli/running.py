@@ -84,7 +84,7 @@ def _single(options: argparse.Namespace, loaded: Loaded, name: str, what: roost.
 
         with restored_terminal():
             result = manager.run(
-                name, what, keep=options.keep, jobs=options.jobs, terminal=terminal, on_output=output,
+                name, what, keep=options.keep, jobs=options.jobs, verify=options.verify, terminal=terminal, on_output=output,
                 stdin=standard_input(), stop_fd=stop.fd,
                 on_start=lambda session: monitor(RunStarted(machine=name, session=session, log="")),
             )  # fmt: skip
@@ -104,7 +104,9 @@ def _check_file(path: str) -> None:
 def _matrix(options: argparse.Namespace, loaded: Loaded, names: list[str], what: roost.Run) -> list[roost.Result]:
     with watched(options, names if len(names) > 1 else [names[0], ""]) as (watch, _):
         manager = roost.Manager(loaded, state=options.state, watch=watch)
-        return manager.matrix(names, what, jobs=options.jobs, keep=options.keep, fail_fast=options.fail_fast)
+        return manager.matrix(
+            names, what, jobs=options.jobs, keep=options.keep, fail_fast=options.fail_fast, verify=options.verify
+        )
 
 
 def shell(options: argparse.Namespace) -> int:

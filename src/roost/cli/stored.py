@@ -205,6 +205,38 @@ def layer_show(options: argparse.Namespace) -> int:
     return 0
 
 
+def layer_verify(options: argparse.Namespace) -> int:
+    """``roost layer verify``: 0 when every layer is whole."""
+    from roost.cli.common import watched
+    from roost.verify import remedy
+
+    began = time.monotonic()
+    with watched(options) as (watch, _):
+        manager = roost.Manager(definition_if_any(options), state=options.state, watch=watch)
+        found = manager.verify(options.layer, jobs=options.jobs)
+    bad = [item for item in found if item.state != "whole"]
+    if options.json:
+        print_json({"layers": found, "seconds": round(time.monotonic() - began, 3)})
+        return 1 if bad else 0
+    tones = {"whole": "good", "damaged": "bad", "no-manifest": "warn"}
+    rows = [
+        (x.digest[:12], x.name, Painted(x.state.replace("-", " "), tones[x.state]), x.files or "", size(x.size) if x.size else "")
+        for x in found
+    ]  # fmt: skip
+    print_table(["layer", "name", "state", "files", "size"], rows, empty="no layers: `roost build` makes them",
+        right=("files", "size"), fixed=("layer", "state"))  # fmt: skip
+    for item in bad:
+        print(f"\n{item.digest[:12]} {clean(item.name)}: {clean(item.reason) or f'{item.count} differences'}")
+        for each in item.differences:
+            print(f"  {each.kind:10} {clean(each.path)}{each.what and f': {clean(each.what)}'}")
+        if item.count > len(item.differences):
+            print(f"  and {item.count - len(item.differences)} more")
+    sys.stdout.flush()
+    for line in remedy(manager.store, bad).splitlines() if bad else ():
+        say(f"hint: {line}")
+    return 1 if bad else 0
+
+
 def layer_remove(options: argparse.Namespace) -> int:
     """``roost layer remove``."""
     manager = _manager(options)

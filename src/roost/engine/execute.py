@@ -11,7 +11,7 @@ import struct
 import time
 
 from roost.engine.launch import become_nspawn, describe
-from roost.errors import Error, HostError
+from roost.errors import Error, HostError, of_os
 from roost.host import cgroups, runner
 from roost.structs import Struct, replace
 
@@ -317,7 +317,8 @@ def execute(
             try:
                 running.start(filters)
             except OSError as e:
-                raise HostError(f"cannot start a container: {e.strerror}", hint="see `roost doctor`") from e
+                error = of_os(e)
+                raise HostError(f"cannot start a container: {error.brief}", hint=error.hint) from e
             running.wait()
         finally:
             status = running.close()

@@ -11,7 +11,7 @@ import fcntl
 import os
 
 from roost.engine.spec import nspawn_argv
-from roost.errors import HostError
+from roost.errors import HostError, exhausted
 from roost.host import cgroups, idmap, runner, syscalls
 from roost.session.overlay import Overlay, acting_as, lower_names, mount_overlay
 
@@ -246,9 +246,10 @@ def describe(error: OSError) -> HostError:
     hints = {
         errno.EPERM: "Roost needs root with all capabilities: run it with sudo, or see `roost doctor`",
         errno.EBUSY: "another session uses the same directory",
-        errno.ENOSPC: "make room, or move Roost's state with --state",
         errno.ENOENT: "a layer is gone: `roost build` makes it again",
     }
+    if known := exhausted(error):
+        return HostError(f"the session could not be set up: {known.brief}", hint=known.hint)
     where = f" at {os.fsdecode(error.filename)}" if error.filename else ""
     brief = f"the session could not be set up: {error.strerror}{where}"
     return HostError(brief, hint=hints.get(error.errno or 0, "`roost doctor` tries what this host can do"))

@@ -42,7 +42,7 @@ def filters(spec: Spec, *, directory: str, name: str) -> list[bytes]:
     with contextlib.suppress(FileNotFoundError, _Other), open(path, "rb") as stream:
         return _read(key, stream.read())
     programs = [bytes.fromhex(text) for text in runner.in_child(lambda: _capture(spec, name))]
-    files.write_atomic(path, _packed([key, *programs]), mode=0o600)
+    files.write_atomic(path, _packed([key, *programs]), mode=0o600, staging=f"{directory}/staging")
     return programs
 
 

@@ -19,6 +19,63 @@ if TYPE_CHECKING:
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
+SPARES = 2  # of each kind: removing a session takes a directory and two locks, keeping one a directory and a file
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+def make_spares(where: str) -> None:
+    """Empty directories and files for ``make_directory`` and ``make_file``; on a full disk, as many as there are."""
+    with contextlib.suppress(OSError):
+        os.makedirs(where, mode=0o700, exist_ok=True)
+        for number in range(SPARES):
+            if not os.path.exists(f"{where}/file{number}"):
+                os.close(os.open(f"{where}/file{number}", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
+            if not os.path.exists(f"{where}/directory{number}"):
+                os.mkdir(f"{where}/directory{number}", 0o700)
+
+
+def make_directory(path: str, spares: str) -> None:
+    """mkdir(2); on a full disk a spare one gets the name: what makes room must not need any."""
+    try:
+        os.mkdir(path, 0o700)
+    except OSError as e:
+        if e.errno not in _FULL or not _took_spare("directory", path, spares):
+            raise
+
+
+def make_file(path: str, spares: str) -> None:
+    """The same with an empty file; one that exists stays."""
+    try:
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    except OSError as e:
+        if e.errno not in _FULL or not _took_spare("file", path, spares):
+            raise
+
+
+def _took_spare(kind: str, path: str, spares: str) -> bool:
+    for number in range(SPARES):
+        with contextlib.suppress(OSError):  # taken already, or on another file system
+            os.rename(f"{spares}/{kind}{number}", path)
+            return True
+    return False
+
+
+def write_in_any_case(path: str, data: bytes, *, durable: bool) -> None:
+    """``write_atomic``; on a full disk a small file that exists is replaced where it is, in the block that it has."""
+    try:
+        write_atomic(path, data, durable=durable)
+    except OSError as e:
+        if e.errno not in _FULL or not os.path.exists(path):
+            raise
+        fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            os.pwrite(fd, data, 0)
+            os.ftruncate(fd, len(data))
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+
 def try_lock(path: str, *, shared: bool = False) -> int | None:
     """A descriptor that holds an flock on ``path`` (made when missing), or None when somebody else has it.
 
@@ -69,13 +126,13 @@ def locked(path: str, *, seconds: float | None = None, shared: bool = False) -> 
         os.close(fd)
 
 
-def write_atomic(path: str, data: bytes, *, mode: int = 0o644, durable: bool = False) -> None:
+def write_atomic(path: str, data: bytes, *, mode: int = 0o644, durable: bool = False, staging: str = "") -> None:
     """Writes a file so that a reader sees the old content or the new, never a part.
 
-    ``durable``: it and its name are on the disk when this returns.
+    ``durable``: it and its name are on the disk when this returns. ``staging`` is the directory for the part that is
+    there until then, which holds its own lock, so that whoever clears the directory knows whether somebody writes it.
     """
-    part = f"{path}.{os.urandom(4).hex()}.part"
-    fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+    fd, part = _part(path, mode, staging)
     try:
         with open(fd, "wb") as stream:
             stream.write(data)
@@ -83,12 +140,37 @@ def write_atomic(path: str, data: bytes, *, mode: int = 0o644, durable: bool = F
             if durable:
                 os.fsync(stream.fileno())
         os.rename(part, path)
-    except BaseException:
+    except BaseException as e:
         with contextlib.suppress(OSError):
             os.unlink(part)
+        if isinstance(e, OSError) and e.filename is None:  # write(2) has a descriptor only
+            e.filename = path
         raise
     if durable:
         fsync_directory(os.path.dirname(path))
+
+
+def _part(path: str, mode: int, staging: str) -> tuple[int, str]:
+    """A new file, locked, to become ``path`` by a rename."""
+    directory, name = os.path.split(path)
+    while True:
+        word = os.urandom(4).hex()
+        part = f"{staging}/part-{word}" if staging else f"{directory}/.{name}.{word}.part"
+        fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.fstat(fd).st_nlink:
+                return fd, part
+        os.close(fd)  # somebody took it for a dead process's before it was locked
+
+
+def sync(path: str) -> None:
+    """Everything in the file system of a directory reaches the disk."""
+    fd = os.open(path, _DIRECTORY)
+    try:
+        syscalls.syncfs(fd)
+    finally:
+        os.close(fd)
 
 
 def fsync_directory(path: str) -> None:
@@ -102,19 +184,16 @@ def fsync_directory(path: str) -> None:
 
 def publish(stage: str, final: str) -> bool:
     """Gives a finished directory its final name, when all of it is on the disk; False: somebody was faster."""
-    fd = os.open(stage, _DIRECTORY)
-    try:
-        syscalls.syncfs(fd)
-    finally:
-        os.close(fd)
+    sync(stage)
     try:
         os.rename(stage, final)
+        first = True
     except OSError as e:
-        if e.errno in (errno.EEXIST, errno.ENOTEMPTY):
-            return False
-        raise
-    fsync_directory(os.path.dirname(final))
-    return True
+        if e.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+            raise
+        first = False
+    fsync_directory(os.path.dirname(final))  # also after another's rename: it may not have come so far yet
+    return first
 
 
 def remove_tree(path: str) -> None:
@@ -195,6 +274,23 @@ def _open_directory(parent: int, name: str, shown: str, device: int | None) -> i
             hint=f"see `findmnt {shown}`; unmount it, then try again",
         )
     return fd
+
+
+def removed(path: str) -> bool:
+    """Whether it could be removed; what cannot be today is no reason to do nothing at all."""
+    try:
+        remove_tree(path)
+    except (OSError, StoreError):
+        return False
+    return True
+
+
+def names_in(directory: str, *, hidden: bool = False) -> list[str]:
+    """What a directory has, in order; those that begin with a dot, or the others. Nothing when it is missing."""
+    try:
+        return sorted(name for name in os.listdir(directory) if name.startswith(".") == hidden)
+    except FileNotFoundError:
+        return []
 
 
 def printable(text: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 
 from roost.errors import StoreError
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 OPTIONS_MAX = 4095  # mount(2): one page, less its end
+_LEAST = 64  # blocks, or inodes: with fewer free ones a file system that refuses is taken to be full
 
 
 class Overlay(Struct, frozen=True, kw_only=True):
@@ -63,10 +65,16 @@ def acting_as(owner: int) -> Iterator[None]:
 def mount_overlay(overlay: Overlay, target: str, *, owner: int) -> None:
     """Mounts as the ids ``owner``: overlayfs makes its work files, and copies up, with the mounter's file system ids.
 
-    With other ids than those of id-mapped upper directories the mount would succeed and be silently read-only.
+    With other ids than those of id-mapped upper directories the mount would succeed and be silently read-only. So it is
+    when there is no room for overlayfs's own directory: then OSError is raised.
     """
     with acting_as(owner):
         syscalls.mount("overlay", target, "overlay", options=overlay.options())
+    if os.statvfs(target).f_flag & os.ST_RDONLY:
+        room = os.statvfs(overlay.upper)
+        full = room.f_bavail < _LEAST or room.f_favail < _LEAST
+        code = errno.ENOSPC if full and not room.f_flag & os.ST_RDONLY else errno.EROFS
+        raise OSError(code, os.strerror(code), overlay.upper)
 
 
 def lower_names(count: int) -> Sequence[str]:
