@@ -37,15 +37,15 @@ _roost() {
     case $verb in
         '') words='init schema list plan doctor build run shell session layer gc' ;;
         session) words='list shell diff keep commit remove' ;;
-        layer) words='list show remove' ;;
+        layer) words='list show remove verify' ;;
         'init') options='--force'; kind=files ;;
         'schema') options=''; kind=nothing ;;
         'list') options=''; kind=machines ;;
         'plan') options=''; kind=machines ;;
         'doctor') options=''; kind=nothing ;;
-        'build') options='-j --jobs --keep-failed'; kind=machines ;;
-        'run') options='--all --profile -j --jobs --fail-fast --junit -u --user -w --directory --source --bind --env --keep --timeout --artifact --output --keep=always --keep=on-failure'; kind=machines ;;
-        'shell') options='-u --user -w --directory --source --bind --env --keep --keep=always --keep=on-failure'; kind=machines ;;
+        'build') options='-j --jobs --verify --keep-failed'; kind=machines ;;
+        'run') options='--all --profile -j --jobs --fail-fast --junit --verify -u --user -w --directory --source --bind --env --keep --timeout --artifact --output --keep=always --keep=on-failure'; kind=machines ;;
+        'shell') options='--verify -u --user -w --directory --source --bind --env --keep --keep=always --keep=on-failure'; kind=machines ;;
         'session list') options=''; kind=nothing ;;
         'session shell') options='-u --user'; kind=sessions ;;
         'session diff') options='--content'; kind=sessions ;;
@@ -55,6 +55,7 @@ _roost() {
         'layer list') options=''; kind=nothing ;;
         'layer show') options=''; kind=layers ;;
         'layer remove') options=''; kind=layers ;;
+        'layer verify') options='-j --jobs'; kind=layers ;;
         'gc') options='--dry-run'; kind=nothing ;;
     esac
     case $prev in
