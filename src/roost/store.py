@@ -364,8 +364,7 @@ class Store:
     def alive(self, name: str) -> Iterator[None]:
         """Says that ``name`` is in use for as long as this is held; a killed process stops saying so."""
         path = f"{self.run}/locks/{_plain(name)}"
-        files.make_file(path, self._spares)
-        fd = files.try_lock(path)
+        fd = files.try_lock(path, spares=self._spares)
         for _ in range(20):  # somebody may be asking `is_alive` at this moment
             if fd is not None:
                 break

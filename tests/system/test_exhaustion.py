@@ -193,7 +193,7 @@ def test_what_goes_elsewhere_finds_no_room(tiny: Rig, disk: Disk) -> None:
     assert [path.name for path in disk.place.iterdir() if path.name.endswith(".part")] == []
 
 
-@pytest.mark.parametrize("count", [8, 14, 20, 40, 100])
+@pytest.mark.parametrize("count", [8, 20, 100])
 def test_too_few_open_files(tiny: Rig, count: int) -> None:
     session = tiny.kept(KEPT)
     tiny.define(BUILT)
@@ -215,7 +215,7 @@ def test_a_matrix_of_more_jobs_than_files(tiny: Rig) -> None:
     assert tiny("run", "m1", "--", "echo", "works").text == "works\n"
 
 
-@pytest.mark.parametrize("mebibytes", [16, 20, 24, 28, 32])
+@pytest.mark.parametrize("mebibytes", [16, 20, 24, 28])
 def test_too_little_memory(tiny: Rig, mebibytes: int) -> None:
     """Wherever it is that memory ends: an error of its own, or the work is done."""
     session = tiny.kept(KEPT)

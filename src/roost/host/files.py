@@ -76,13 +76,19 @@ def write_in_any_case(path: str, data: bytes, *, durable: bool) -> None:
             os.close(fd)
 
 
-def try_lock(path: str, *, shared: bool = False) -> int | None:
+def try_lock(path: str, *, shared: bool = False, spares: str = "") -> int | None:
     """A descriptor that holds an flock on ``path`` (made when missing), or None when somebody else has it.
 
-    The lock is on the file that has the name now: one that was replaced or removed meanwhile does not count.
+    The lock is on the file that has the name now: one that was replaced or removed meanwhile does not count. On a full
+    disk one of ``spares`` gets the name.
     """
     while True:
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        except OSError as e:
+            if not spares or e.errno not in _FULL or not _took_spare("file", path, spares):
+                raise
+            continue
         try:
             fcntl.flock(fd, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
             if os.path.samestat(os.fstat(fd), os.stat(path, follow_symlinks=False)):
