@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import gc
 import os
 import sys
@@ -44,13 +45,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + 13
     except OSError as e:
-        return _failed(of_os(e), runs=runs)
+        return _failed(_of_output(e) or of_os(e), runs=runs)
     except MemoryError:
         return _failed(of_memory(), runs=runs)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return Interrupted.exit_code
     return status
+
+
+def _of_output(error: OSError) -> Error | None:
+    """When it is our own output that finds no room: every other file that is written has a name."""
+    from roost.errors import HostError
+
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT) or error.filename is not None:
+        return None
+    return HostError(f"standard output cannot be written: {error.strerror}", hint="is there room where it goes to?")
 
 
 def _failed(error: Error, *, runs: bool) -> int:
