@@ -211,8 +211,9 @@ def test_a_matrix_of_more_jobs_than_files(tiny: Rig) -> None:
     tiny.define("".join(f'[machines.m{n}]\nfrom = "layer:tiny"\n' for n in range(60)))
     done = tiny("run", "--all", "-j", "60", "--", "sleep", "1", prefix=("prlimit", "--nofile=128"))
     is_clear(done, ("no more files may be opened",))
-    assert tiny.sessions() == []
+    # a job that could open nothing more could not clear up either: the next start does
     assert tiny("run", "m1", "--", "echo", "works").text == "works\n"
+    assert tiny.sessions() == []
 
 
 @pytest.mark.parametrize("mebibytes", [16, 20, 24, 28])
