@@ -123,12 +123,18 @@ def _things() -> Things:
         for line in stream:
             number, _, _, root, point, *_ = line.split()
             mounts.add(f"mount {number} {root} at {point}")
-    loops = {
-        f"loop device {name}"
-        for name in os.listdir("/sys/block")
-        if os.path.exists(f"/sys/block/{name}/loop/backing_file")
-    }
-    return Things(mounts, loops, {f"network link {name}" for name in os.listdir("/sys/class/net")})
+    return Things(mounts, _loops(), {f"network link {name}" for name in os.listdir("/sys/class/net")})
+
+
+def _loops() -> set[str]:
+    """Loop devices with their files, but for those of another run of these tests beside this one."""
+    found = set()
+    for name in os.listdir("/sys/block"):
+        with contextlib.suppress(OSError), open(f"/sys/block/{name}/loop/backing_file", encoding="utf-8") as stream:
+            path = stream.read().strip()
+            if "/roost-tests-" not in path or f"/roost-tests-{os.getpid()}-" in path:
+                found.add(f"loop device {name} of {path}")
+    return found
 
 
 def _descriptors() -> set[str]:

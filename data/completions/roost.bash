@@ -20,7 +20,7 @@ _roost() {
             --) return ;;  # a command of the machine
             -f|--file) file=${COMP_WORDS[i + 1]}; ((i++)) ;;
             --state) state=${COMP_WORDS[i + 1]}; ((i++)) ;;
-            -f|--file|--state|-j|--jobs|--profile|--junit|-u|--user|-w|--directory|--source|--bind|--env|--timeout|--artifact|--output|--content) ((i++)) ;;
+            -f|--file|--state|-j|--jobs|--profile|--junit|-u|--user|-w|--directory|--source|--bind|--env|--limit|--timeout|--artifact|--output|--content) ((i++)) ;;
             -*|=) ;;
             *)
                 if [[ -z $verb ]]; then verb=$word
@@ -61,10 +61,10 @@ _roost() {
     case $prev in
             -f|--file|--junit|--bind) kind=files ;;
             --state|--source|--output) kind=directories ;;
-            -j|--jobs|--profile|-u|--user|-w|--directory|--env|--timeout|--artifact|--content) kind=nothing ;;
+            -j|--jobs|--profile|-u|--user|-w|--directory|--env|--limit|--timeout|--artifact|--content) kind=nothing ;;
     esac
     case $prev in
-        -f|--file|--state|-j|--jobs|--profile|--junit|-u|--user|-w|--directory|--source|--bind|--env|--timeout|--artifact|--output|--content) words= ;;
+        -f|--file|--state|-j|--jobs|--profile|--junit|-u|--user|-w|--directory|--source|--bind|--env|--limit|--timeout|--artifact|--output|--content) words= ;;
         *) [[ $cur == -* ]] && words="$options -f --file --state --json -q --quiet -v --verbose --help" && kind=nothing ;;
     esac
     case $kind in

@@ -351,7 +351,6 @@ class Manager:
 
     def remove_session(self, session: str) -> None:
         """Removes a kept session. Raises StoreError, or BusyError when it is in use."""
-
         self.prepare()
         with self.store.alive(session):
             self.store.remove_session(session)

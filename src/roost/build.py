@@ -17,8 +17,8 @@ from msgspec import Struct
 from roost.distro import family as family_of
 from roost.distro import recipe as recipe_of
 from roost.engine import seccomp
-from roost.engine.execute import Limits, Streams, execute
-from roost.engine.spec import PROVISION, Bound, Overlaid, Spec
+from roost.engine.execute import Streams, execute
+from roost.engine.spec import PROVISION, Bound, Limits, Overlaid, Spec
 from roost.errors import Error, NetworkDown, StepError, StoreError, of_os
 from roost.events import LayerEnded, LayerOutput, LayerStarted, LayerStep
 from roost.host import files, runner, syscalls

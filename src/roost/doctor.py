@@ -38,7 +38,7 @@ def examine(store: Store) -> list[Check]:
     tries: list[tuple[str, Callable[[], Check]]] = [
         ("state", lambda: _state(store)), ("systemd-nspawn", _nspawn), ("session", lambda: _session(store)),
         ("filters", lambda: _filters(store)), ("control groups", lambda: _groups(store)),
-        ("bootstrap", _bootstrap), ("disk", lambda: _disk(store)),
+        ("disk limit", lambda: _disk_limit(store)), ("bootstrap", _bootstrap), ("disk", lambda: _disk(store)),
     ]  # fmt: skip
     checks = [Check(name="root", state="ok", found=f"kernel {os.uname().release}")]
     for name, attempt in tries:
@@ -124,13 +124,34 @@ def _groups(store: Store) -> Check:
         remedy = "limits in definitions cannot be enforced here; mount /sys/fs/cgroup writable"
         return Check(name="control groups", state="warning", found="none can be made", remedy=remedy)
     if group.notes:
-        return Check(
-            name="control groups",
-            state="warning",
-            found=f"{kind}; {group.notes[0]}",
-            remedy="limits in definitions are not all enforced",
-        )
+        lacks = ", ".join(note.partition(":")[0] for note in group.notes)
+        reasons = dict.fromkeys(note.partition(": ")[2] for note in group.notes)
+        return Check(name="control groups", state="warning", found=f"{kind}; {lacks}", remedy="; ".join(reasons))
     return Check(name="control groups", state="ok", found=f"{kind}, limits on memory, cpus and tasks are enforced")
+
+
+def _disk_limit(store: Store) -> Check:
+    """Makes what limits a session's disk, and mounts it; time and output are limited by Roost itself."""
+    from roost.session import disk
+
+    name = "disk limit"
+    with store.staged("doctor") as stage:
+        if disk.kind(stage) == "quota":
+            return Check(name=name, state="ok", found=f"by project quotas of the file system of {store.state}")
+
+        def attempt() -> None:
+            made = disk.set_up(stage, disk.LEAST, private_users=False)
+            syscalls.unshare(syscalls.CLONE_NEWNS)
+            syscalls.mount("none", "/", flags=syscalls.MS_REC | syscalls.MS_PRIVATE)
+            disk.mount(made.image, store.mount_point, [""])
+
+        try:
+            runner.in_child(attempt)
+        except (Error, OSError) as e:
+            brief, hint = (e.brief, e.hint) if isinstance(e, Error) else (f"{e.strerror}: {e.filename}", "")
+            remedy = f"a machine with a limit on disk cannot run here; {hint or 'keep the state on xfs with prjquota'}"
+            return Check(name=name, state="warning", found=brief, remedy=remedy)
+    return Check(name=name, state="ok", found="by a file system of that size in a file, on a loop device")
 
 
 def _bootstrap() -> Check:

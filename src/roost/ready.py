@@ -15,7 +15,7 @@ import sys
 import time
 import zlib
 
-from roost.engine.spec import Bound
+from roost.engine.spec import Bound, Limits
 from roost.host import files
 from roost.records import SessionRecord
 from roost.sessions import Terms
@@ -51,7 +51,8 @@ def find(store: Store, definition: str, machine: str) -> Ready | None:
             return None
         record, terms = machines[machine]
         binds = tuple(Bound(**bind) for bind in terms.pop("binds"))
-        return Ready(record=SessionRecord(**record), terms=Terms(**terms, binds=binds))
+        limits = Limits(**terms.pop("limits"))
+        return Ready(record=SessionRecord(**record), terms=Terms(**terms, binds=binds, limits=limits))
     except _FAILURES:  # not there, damaged, or of another version
         return None
 
@@ -88,7 +89,7 @@ def _unpacked(data: bytes) -> Any:
 
 
 def _plain(terms: Terms) -> dict[str, Any]:
-    return {**asdict(terms), "binds": tuple(asdict(bind) for bind in terms.binds)}
+    return {**asdict(terms), "binds": tuple(asdict(bind) for bind in terms.binds), "limits": asdict(terms.limits)}
 
 
 def _path(store: Store, definition: str) -> str:

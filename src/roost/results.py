@@ -39,7 +39,8 @@ class Result(Struct, frozen=True, kw_only=True):
 
     ``state``: passed, failed (a status other than 0), killed (by a signal), timed-out, interrupted, error (Roost's own
     failure; ``error`` has it) or skipped (never started: ``--fail-fast``, or its layers could not be made).
-    ``status`` is the command's exit status, None when it has none; ``signal`` is a name such as SIGSEGV.
+    ``status`` is the command's exit status, None when it has none; ``signal`` is a name such as SIGSEGV. ``limit`` names
+    the limits that were reached, whoever of the run's processes did: ``memory limit 512M``.
     ``started`` is seconds since the epoch; ``seconds``, ``user_seconds`` and ``system_seconds`` are durations,
     ``max_rss`` is bytes. ``kept`` is the session's id when it was kept. ``tail`` is the last of the output.
     """
@@ -49,6 +50,7 @@ class Result(Struct, frozen=True, kw_only=True):
     state: str
     status: int | None = None
     signal: str = ""
+    limit: str = ""
     started: float = 0.0
     seconds: float = 0.0
     user_seconds: float = 0.0
@@ -81,14 +83,16 @@ def of_plain(values: dict[str, Any]) -> Result:
 
 
 def ending(result: Result) -> str:
-    """How a run ended, in words: ``exit status 2``, ``killed by SIGSEGV``, ``timed out``."""
-    if result.state == "failed" and result.status is not None:
-        return f"exit status {result.status}"
-    if result.state == "killed":
-        return f"killed by {result.signal or 'a signal'}"
+    """How a run ended, in words: ``exit status 2``, ``killed by SIGSEGV``, ``killed: memory limit 512M``, ``timed out``."""
     if result.state == "error":
         return "could not be run"
-    return result.state.replace("-", " ")
+    if result.limit and result.state in ("killed", "timed-out"):
+        return f"{result.state.replace('-', ' ')}: {result.limit}"
+    if result.state == "killed":
+        return f"killed by {result.signal or 'a signal'}"
+    failed = result.state == "failed" and result.status is not None
+    words = f"exit status {result.status}" if failed else result.state.replace("-", " ")
+    return f"{words}, {result.limit} reached" if result.limit else words
 
 
 def overall(results: Sequence[Result]) -> str:

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import time
 
 from roost import engine
 from roost.engine import seccomp
-from roost.engine.execute import Limits, Streams, execute
+from roost.engine.execute import Streams, execute
 from roost.engine.launch import account, describe, mount_all
-from roost.engine.spec import Bound, Overlaid, Spec
+from roost.engine.spec import Bound, Limits, Overlaid, Spec
 from roost.errors import Error, HostError, Interrupted, StoreError, of_os
 from roost.host import files, runner, syscalls
 from roost.results import Artifact, Result
 from roost.store import new_id
-from roost.structs import Struct, replace
+from roost.structs import Struct, asdict, replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from roost.host.ranges import Range
     from roost.records import SessionRecord
     from roost.session.changes import Change
+    from roost.session.disk import Disk
     from roost.store import Store
 
 TAIL = 4096  # bytes of a run's output that its result repeats
@@ -41,8 +43,10 @@ class Source(Struct, frozen=True, kw_only=True):
 
 
 class Run(Struct, frozen=True, kw_only=True):
-    """What to run. ``directory`` empty: the first source's target, else the user's home. ``timeout`` in seconds.
+    """What to run. ``directory`` empty: the first source's target, else the user's home.
 
+    ``limits`` replace those of the machine, by name: memory, disk and output in bytes, time in seconds, cpus, tasks; None
+    lifts one. ``timeout`` (seconds) is another way to say the time.
     ``artifacts`` are globs, relative to that directory or absolute; what they match goes to ``output``/MACHINE/.
     """
 
@@ -55,6 +59,7 @@ class Run(Struct, frozen=True, kw_only=True):
     artifacts: tuple[str, ...] = ()
     output: str = "artifacts"
     timeout: float | None = None
+    limits: dict[str, int | float | None] = {}
 
     @property
     def words(self) -> tuple[str, ...]:
@@ -67,9 +72,7 @@ class Terms(Struct, frozen=True, kw_only=True):
 
     environment: dict[str, str] = {}
     binds: tuple[Bound, ...] = ()
-    memory: int | None = None
-    cpus: float | None = None
-    tasks: int | None = None
+    limits: Limits = Limits()
 
 
 def terms_of(machine: Resolved) -> Terms:
@@ -77,7 +80,7 @@ def terms_of(machine: Resolved) -> Terms:
     return Terms(
         environment=machine.environment,
         binds=tuple(Bound(source=b.source, target=b.target, read_only=b.read_only) for b in machine.binds),
-        memory=machine.memory, cpus=machine.cpus, tasks=machine.tasks,
+        limits=Limits(**{name: getattr(machine, name) for name in asdict(Limits())}),
     )  # fmt: skip
 
 
@@ -102,6 +105,7 @@ class Session:
         self._used = False
         self._stack = contextlib.ExitStack()
         self._range: Range | None = None
+        self._disk: Disk | None = None
 
     @property
     def id(self) -> str:
@@ -131,10 +135,18 @@ class Session:
 
     def _leave(self) -> None:
         if not self.record.kept:
+            if self._disk is not None:
+                self._disk.release()
             files.remove_tree(self.directory)
 
     def keep(self, *, reason: str = "", state: str = "") -> None:
-        """Lets the session stay when it is left; what it holds is on the disk when this returns."""
+        """Lets the session stay when it is left; what it holds is on the disk when this returns.
+
+        Raises StoreError when there is no room for it.
+        """
+        if self._disk is not None:
+            self._disk.settle(self._store.mount_point)
+            self._disk = None
         self._forget_volatile()
         files.sync(self.directory)
         was_kept = self.record.kept
@@ -165,7 +177,7 @@ class Session:
         environment = {**self._terms.environment, **run.environment}
         return Spec(
             machine=self.record.machine, layers=tuple(self._store.tree(d) for d in reversed(self.record.layers)),
-            directory=self.directory, mount_point=self._store.mount_point, init=init_path(),
+            directory=self.directory, disk=self._disk.image if self._disk else "", mount_point=self._store.mount_point, init=init_path(),
             command=run.command, user=run.user, chdir=run.directory or (run.sources[0].target if run.sources else ""),
             env=environment, overlaid=tuple(overlaid), bound=(*self._terms.binds, *run.binds),
             base=self._range.base if self._range else 0, userns=self._range.userns if self._range else None,
@@ -183,11 +195,14 @@ class Session:
         written there too. How the command ended is in the result, whatever it was; raises only where Roost itself or
         the host failed.
         """
+        limits = self._limits(run)
+        notes = self._limit_disk(limits)
+        if terminal and limits.output is not None:
+            notes.append("the limit on output is not enforced: it goes to the terminal itself")
         spec = self._spec(run, terminal=terminal)
         output_directory = os.path.join(os.path.realpath(run.output), self.record.machine)
         targets = [item.target for item in spec.overlaid] + [item.target for item in spec.bound]
         self.record.mount_points = tuple(sorted({"/etc/hosts", *map(files.printable, targets)}))
-        limits = Limits(memory=self._terms.memory, cpus=self._terms.cpus, tasks=self._terms.tasks, timeout=run.timeout)
         began = time.time()
         tail = bytearray()
         with contextlib.ExitStack() as stack:
@@ -204,7 +219,7 @@ class Session:
             ended = self.execute(
                 spec, limits=limits, streams=Streams(on_output=output, stdin=stdin, merged=merged), stop_fd=stop_fd
             )
-        result = _result(self.record, run, ended, began, bytes(tail), log)
+        result = _result(self.record, run, ended, limits, notes, began, bytes(tail), log)
         if record is not None and record.problem:
             text = f"its log is not whole: {record.problem}"
             result = replace(result, warnings=(*result.warnings, text))
@@ -212,11 +227,31 @@ class Session:
             result = self._with_artifacts(result, run, spec, output_directory, stop_fd)
         return result
 
+    def _limits(self, run: Run) -> Limits:
+        limits = self._terms.limits if run.timeout is None else self._terms.limits.changed({"time": run.timeout})
+        return limits.changed(run.limits)
+
+    def _limit_disk(self, limits: Limits) -> list[str]:
+        """Before a run: makes what limits the session's disk. What cannot be enforced any more is said."""
+        if limits.disk is None or (self._disk is not None and self._disk.limit == limits.disk):
+            return []
+        from roost.session.disk import set_again, set_up
+
+        if not self._used:
+            self._disk = set_up(self.directory, limits.disk, private_users=self.record.private_users)
+        elif again := set_again(self.directory, limits.disk):
+            self._disk = again
+        else:
+            return ["the limit on disk is not enforced: the session has been written to without it"]
+        return []
+
     def execute(self, spec: Spec, *, limits: Limits, streams: Streams, stop_fd: int | None = None) -> Ended:
         """Runs a specification in this session's control group."""
         name = self._store.group_prefix + self.record.id
         programs = seccomp.filters(spec, directory=self._store.state, name=name)
-        return execute(spec, name=name, filters=programs, limits=limits, streams=streams, stop_fd=stop_fd)
+        return execute(
+            spec, name=name, filters=programs, limits=limits, streams=streams, disk=self._disk, stop_fd=stop_fd
+        )
 
     def inside(self, spec: Spec, function: Callable[[], Any], *, stop_fd: int | None = None) -> Any:
         """The value of ``function``, called in a child that has the session mounted as its working directory.
@@ -257,7 +292,16 @@ class Session:
 
         lowers = [self._store.tree(digest) for digest in reversed(self.record.layers)]
         ignore = frozenset(self.record.mount_points)
-        return changes.changes(f"{self.directory}/upper", lowers, ignore=ignore)
+        if self._disk is None or not self._disk.image:
+            return changes.changes(f"{self.directory}/upper", lowers, ignore=ignore)
+
+        import msgspec
+
+        def found() -> Any:
+            return msgspec.to_builtins(list(changes.changes("disk/upper", lowers, ignore=ignore)))
+
+        spec = self._spec(Run(command=("true",)))
+        return iter(msgspec.convert(self.inside(spec, found), list[changes.Change]))
 
     def read(self, path: str) -> tuple[bytes | None, bytes | None]:
         """A file before and after: as the layers have it, and as the session has it; None where it is not."""
@@ -341,23 +385,35 @@ def _read_below(place: str, path: str) -> bytes | None:
         os.close(root)
 
 
-def _result(record: SessionRecord, run: Run, ended: Ended, began: float, tail: bytes, log: str) -> Result:
+def _result(
+    record: SessionRecord, run: Run, ended: Ended, limits: Limits, notes: Sequence[str], began: float, tail: bytes, log: str,
+) -> Result:  # fmt: skip
     if ended.error:
         state, status = "error", None
-    elif ended.stopped == "timeout":
+    elif ended.stopped == "time":
         state, status = "timed-out", None
+    elif ended.stopped == "output":
+        state, status = "killed", None
     elif ended.stopped:
         state, status = "interrupted", None
     elif ended.signal:
         state, status = "killed", None
     else:
         state, status = ("passed" if ended.status == 0 else "failed"), ended.status
-    warnings = list(ended.notes)
-    if ended.out_of_memory:
-        warnings.append("it reached its memory limit, so the kernel killed a process")
+    warnings = [*notes, *ended.notes]
+    if "oom" in ended.reached:
+        warnings.append(
+            "the kernel killed a process of it: the host, or the control group around Roost, had no memory left"
+        )
+    limit = ""
+    if reached := [name for name in ended.reached if name != "oom"]:
+        from roost.engine.limits import told
+
+        limit = told(limits, reached)
+    number = ended.signal or (signal.SIGTERM if state == "killed" else 0)
     return Result(
         machine=record.machine, command=run.words, state=state, status=status,
-        signal=runner.signal_name(ended.signal) if ended.signal else "", started=began, seconds=ended.seconds,
+        signal=runner.signal_name(number) if number else "", limit=limit, started=began, seconds=ended.seconds,
         user_seconds=ended.user_seconds, system_seconds=ended.system_seconds, max_rss=ended.max_rss, session=record.id,
         log=log, tail=tail.decode(errors="replace"), error=ended.error, hint=ended.hint, warnings=tuple(warnings),
     )  # fmt: skip
@@ -390,8 +446,9 @@ def run_once(
         ):
             try:
                 session.keep(reason=f"{result.state}: {' '.join(run.command)}"[:200], state=result.state)
-            except OSError as e:  # the result is not lost as well
-                warning = f"the session could not be kept: {of_os(e).brief}"
+            except (StoreError, OSError) as e:  # the result is not lost as well
+                error = e if isinstance(e, StoreError) else of_os(e)
+                warning = f"the session could not be kept: {error.brief}"
                 return replace(result, warnings=(*result.warnings, warning))
             result = replace(result, kept=session.id)
     return result

@@ -313,6 +313,9 @@ class Store:
             if not os.path.isdir(path):
                 raise
             layers = ()  # a damaged record: its references are dropped when gc finds nothing behind them
+        from roost.host import quota
+
+        quota.release(path)
         with self.staged("trash") as trash:
             os.rename(path, f"{trash}/session")
             for digest in layers[-1:]:

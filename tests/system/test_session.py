@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import time
@@ -226,7 +225,7 @@ def test_a_tree_that_cannot_be_removed_by_name_is_removed(tiny: Rig) -> None:
     assert tiny.sessions() == []
 
 
-# -- limits and deadlines
+# -- deadlines
 
 
 def test_a_deadline_is_a_polite_one_first(tiny: Rig) -> None:
@@ -250,31 +249,3 @@ def test_who_does_not_listen_is_killed_with_all_its_children(tiny: Rig) -> None:
 def test_the_end_of_a_deadline_is_not_the_commands_status(tiny: Rig) -> None:
     assert tiny.result("trap 'exit 0' TERM; sleep 100 & wait", "--timeout", "0.3")["state"] == "timed-out"
     assert tiny.result("true", "--timeout", "60")["state"] == "passed"
-
-
-def test_memory_has_a_limit_and_it_is_said(tiny: Rig) -> None:
-    tiny.define(TINY + 'limits = { memory = "48M" }\n')
-    result = json.loads(tiny("run", "tiny", "--json", "--", "tail", "/dev/zero").out)["results"][0]
-    assert (result["state"], result["signal"]) == ("killed", "SIGKILL")
-    assert any("memory" in text for text in result["warnings"])
-
-
-def test_memory_of_a_child_is_said_too(tiny: Rig) -> None:
-    tiny.define(TINY + 'limits = { memory = "48M" }\n')
-    result = tiny.result("tail /dev/zero; echo survived $?; exit 2")
-    assert (result["state"], result["status"]) == ("failed", 2)
-    assert "survived 137" in result["tail"]
-    assert any("memory" in text for text in result["warnings"])
-
-
-def test_tasks_have_a_limit(tiny: Rig) -> None:
-    tiny.define(TINY + "limits = { tasks = 20 }\n")
-    done = tiny.run("i=0; while [ $i -lt 60 ]; do sleep 3 & i=$((i+1)); done; echo started $i")
-    assert done.status != 0 or b"can't fork" in done.err
-    assert b"fork" in done.err
-
-
-def test_processors_have_a_limit(tiny: Rig) -> None:
-    tiny.define(TINY + "limits = { cpus = 0.2 }\n")
-    result = tiny.result("end=$(($(date +%s) + 2)); while [ $(date +%s) -lt $end ]; do :; done")
-    assert result["user_seconds"] + result["system_seconds"] < 0.35 * result["seconds"]

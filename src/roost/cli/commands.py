@@ -93,6 +93,8 @@ def _state(item: MachinePlan, verbs: dict[str, str]) -> str:
 def _described(item: MachinePlan) -> dict[str, object]:
     import msgspec
 
+    from roost.definition.checks import LIMITS
+
     machine = item.machine
     layers = [
         {
@@ -111,7 +113,7 @@ def _described(item: MachinePlan) -> dict[str, object]:
         "name": machine.name, "description": machine.description, "base": msgspec.to_builtins(machine.base), "family": machine.family,
         "profiles": list(machine.profiles), "contents": layers, "environment": machine.environment,
         "binds": msgspec.to_builtins(machine.binds), "network": machine.network, "private_users": machine.private_users,
-        "limits": {"memory": machine.memory, "cpus": machine.cpus, "tasks": machine.tasks}, "layers": list(item.layers),
+        "limits": {name: getattr(machine, name) for name in LIMITS}, "layers": list(item.layers),
     }  # fmt: skip
 
 

@@ -245,6 +245,10 @@ def _session_options(to: argparse.ArgumentParser) -> None:
         help="set a variable; without a value, pass on the caller's",
     )
     to.add_argument(
+        "--limit", action="append", default=[], type=_limit, metavar="NAME=VALUE",
+        help="memory, cpus, tasks, disk, time or output, instead of the machine's own; infinity: none",
+    )  # fmt: skip
+    to.add_argument(
         "--keep", default="never", choices=("always", "on-failure", "never"), metavar="always|on-failure",
         help="keep the session: --keep or --keep=on-failure",
     )  # fmt: skip
@@ -319,12 +323,24 @@ def _count(text: str) -> int:
 
 def _seconds(text: str) -> float:
     """90, 1.5, 90s, 15m, 2h."""
-    units = {"s": 1, "m": 60, "h": 3600}
-    number, unit = (text[:-1], units[text[-1]]) if text[-1:] in units else (text, 1)
-    try:
-        value = float(number) * unit
-    except ValueError:
-        value = 0.0
-    if not 0 < value < float("inf"):
+    from roost.definition.checks import seconds_of
+
+    value = seconds_of(text)
+    if value is None:
         raise argparse.ArgumentTypeError(f"{text!r} is not a time: write 90, 15m or 2h")
     return value
+
+
+def _limit(text: str) -> tuple[str, int | float | None]:
+    """NAME=VALUE as in the definition's ``limits``; ``infinity``, systemd's word, is no limit."""
+    from roost.definition.checks import LIMITS, limit
+
+    name, _, value = text.partition("=")
+    if name not in LIMITS or not value:
+        raise argparse.ArgumentTypeError(f"{text!r}: write NAME=VALUE; the names are {', '.join(LIMITS)}")
+    if value == "infinity":
+        return name, None
+    number, wrong = limit(name, value)
+    if wrong:
+        raise argparse.ArgumentTypeError(f"{name}: {wrong}")
+    return name, number

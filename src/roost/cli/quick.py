@@ -84,7 +84,7 @@ def _run(store: Store, known: Ready, command: tuple[str, ...]) -> Result:
 def _told(result: Result) -> int:
     from roost.results import exit_status
 
-    if not result.passed or result.warnings:
+    if not result.passed or result.warnings or result.limit:
         from roost.cli.summary import note
         from roost.cli.table import style_of
 

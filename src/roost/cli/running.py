@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from roost.definition import Loaded
 
+_TOLD = ("warnings", "kept", "artifacts", "limit")
 SHELL = ("sh", "-c", 'exec "${SHELL:-/bin/sh}" -l')
 
 
@@ -48,7 +49,7 @@ def run(options: argparse.Namespace) -> int:
 
         sys.stdout.flush()
         sys.stdout.buffer.write(as_json(results, seconds=seconds) + b"\n")
-    elif single and results[0].passed and not (results[0].warnings or results[0].kept or results[0].artifacts):
+    elif single and results[0].passed and not any(getattr(results[0], name) for name in _TOLD):
         pass  # its output has said all
     elif single:
         from roost.cli.summary import note
@@ -112,6 +113,7 @@ def _matrix(options: argparse.Namespace, loaded: Loaded, names: list[str], what:
 def shell(options: argparse.Namespace) -> int:
     """``roost shell``."""
     options.artifact, options.output, options.timeout = [], "", None
+    options.limit.insert(0, ("time", None))  # the definition's is for runs: a person may look around for longer
     options.command = SHELL
     options.jobs = None
     loaded = definition(options)
@@ -120,7 +122,7 @@ def shell(options: argparse.Namespace) -> int:
     if len(names) != 1:
         raise DefinitionError(f"{options.machine!r} means {len(names)} machines", hint="a shell is opened in one")
     result = _single(options, loaded, names[0], run_of(options))
-    if result.error or result.kept:
+    if result.error or result.kept or result.limit:
         from roost.cli.summary import note
 
         say(note(result, style=style_of(sys.stderr, os.environ)).rstrip("\n"))
@@ -139,6 +141,7 @@ def run_of(options: argparse.Namespace) -> roost.Run:
         artifacts=tuple(options.artifact),
         output=options.output,
         timeout=options.timeout,
+        limits=dict(options.limit),
     )
 
 

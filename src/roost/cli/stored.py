@@ -68,9 +68,11 @@ def session_shell(options: argparse.Namespace) -> int:
     terminal = sys.stdin.isatty() and sys.stdout.isatty()
 
     with manager.open_session(options.session) as session, restored_terminal():
-        what = roost.Run(command=options.command or SHELL, user=options.user or session.record.user)
+        what = roost.Run(
+            command=options.command or SHELL, user=options.user or session.record.user, limits={"time": None}
+        )
         result = session.run(what, terminal=terminal, on_output=pass_on, stdin=standard_input())
-    if result.error:
+    if result.error or result.warnings or result.limit:
         say(note(result, style=style_of(sys.stderr, os.environ)).rstrip("\n"))
     return exit_status([result])
 

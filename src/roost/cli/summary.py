@@ -44,7 +44,7 @@ def note(result: Result, *, style: Style) -> str:
     """What to say after a single run, whose output has just been seen: why it ended when its status does not say,
     warnings, the kept session. Empty when there is nothing to add."""
     lines = []
-    if result.state not in {"passed", "failed"}:
+    if result.limit or result.state not in {"passed", "failed"}:
         text = f"{result.machine}: {_ended(result)}"
         lines.append(style.paint(text, style.state(result.state).tone))
         lines += _explained(result, style=style)
@@ -75,6 +75,8 @@ def _table(results: Sequence[Result], *, style: Style, width: int | None) -> str
     headers = ["machine", "state", "status", "time"]
     if wide:
         headers += ["cpu", "memory"]
+    if any(result.limit for result in results):
+        headers.append("limit")
     files = wide and any(result.artifacts for result in results)
     if files:
         headers.append("artifacts")
@@ -86,6 +88,8 @@ def _table(results: Sequence[Result], *, style: Style, width: int | None) -> str
         if wide:
             row.append(duration(cpu) if (cpu := result.user_seconds + result.system_seconds) else None)
             row.append(size(result.max_rss) if result.max_rss else None)
+        if "limit" in headers:
+            row.append(result.limit or None)
         if files:
             total = sum(artifact.size for artifact in result.artifacts)
             row.append(f"{len(result.artifacts)} ({size(total)})" if result.artifacts else None)

@@ -8,12 +8,16 @@ LOWER = "abcdefghijklmnopqrstuvwxyz"
 DIGITS = "0123456789"
 LETTERS = LOWER + LOWER.upper()
 FAMILIES = ("apt", "dnf", "zypper", "pacman", "apk", "portage")
+LIMITS = ("memory", "cpus", "tasks", "disk", "time", "output")
 MEMORY_LEAST = 4 << 20
 """Bytes; below it no shell starts."""
+DISK_LEAST = 8 << 20
+"""Bytes; below it a file system has hardly room for itself."""
 UID_MOST = 65533
 """65534 is nobody, 65535 is never valid (systemd, UIDS-GIDS.md), and a session has 65536 ids."""
 
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+_SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600}
 _VIRTUAL = ("/proc", "/sys", "/dev", "/run", "/tmp")  # noqa: S108  # mounted over in every session
 
 
@@ -193,18 +197,56 @@ def layer(text: str) -> str:
     return f'not a layer {text!r}: write "layer:NAME", with the name of a committed layer'
 
 
-def memory(amount: str | int) -> str:
-    """Bytes, or a number with a unit."""
-    number = bytes_of(amount)
-    if number is None:
-        return f'not an amount of memory {amount!r}: bytes, or like "512M", "2G" (K, M, G, T)'
-    if number < MEMORY_LEAST:
-        return f"{amount} is too little: nothing runs in less than 4M"
-    return "" if number < 1 << 63 else f"{amount} is more than any machine has"
+def limit(name: str, written: str | float) -> tuple[int | float, str]:
+    """One of LIMITS as a number (bytes, seconds, processors, tasks; 0 when it is none), and what is wrong with it.
+
+    Numbers may be written as text too, as on a command line.
+    """
+    if name in _LEAST:
+        size = bytes_of(written if isinstance(written, str) else int(written))
+        return size or 0, _size(name, written, size)
+    if name == "time":
+        time = seconds_of(written)
+        wrong = "" if time is not None else f'not a time {written!r}: seconds, or like "90s", "15m", "2h"'
+        return time or 0, wrong
+    try:
+        number = float(written)
+    except ValueError:
+        return 0, f"not a number {written!r}"
+    if name == "cpus":
+        return number, cpus(number)
+    return (int(number), tasks(int(number))) if number == number // 1 else (0, f"not a whole number {written!r}")
+
+
+_LEAST = {
+    "memory": (MEMORY_LEAST, "nothing runs in less than 4M"),
+    "disk": (DISK_LEAST, "no session fits into less than 8M"),
+    "output": (1, "write at least 1"),
+}
+
+
+def _size(name: str, written: str | float, size: int | None) -> str:
+    what = "an amount of memory" if name == "memory" else "a size"
+    if size is None:
+        return f'not {what} {written!r}: bytes, or like "512M", "2G" (K, M, G, T)'
+    least, why = _LEAST[name]
+    if size < least:
+        return f"{written} is too little: {why}"
+    return "" if size < (1 << 63 if name == "memory" else 1 << 50) else f"{written} is more than any machine has"
+
+
+def seconds_of(time: str | float) -> float | None:
+    """The seconds of a time (90, 1.5, "90s", "15m", "2h"), None when it is none."""
+    try:
+        number, unit = (time[:-1], _SECONDS[time[-1]]) if isinstance(time, str) and time[-1:] in "smh" else (time, 1)
+        seconds = float(number) * unit
+    except (ValueError, KeyError):
+        return None
+    return seconds if 0 < seconds < 1 << 40 else None
 
 
 def bytes_of(amount: str | int) -> int | None:
-    """The bytes of an amount of memory, None when it is none."""
+    """The bytes of an amount, None when it is none."""
     if isinstance(amount, int):
         return amount
     number = amount.rstrip("KMGT")

@@ -54,11 +54,18 @@ class Bind(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename
 
 
 class Limits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
-    """Upper bounds of a session. ``memory``: bytes, or with K, M, G, T (powers of 1024); ``cpus`` may be a fraction."""
+    """Upper bounds of a session and its runs.
+
+    ``memory``, ``disk`` and ``output``: bytes, or with K, M, G, T (powers of 1024). ``cpus`` may be a fraction.
+    ``time``: seconds, or with s, m, h.
+    """
 
     memory: str | int | None = None
     cpus: float | None = None
     tasks: int | None = None
+    disk: str | int | None = None
+    time: str | float | None = None
+    output: str | int | None = None
 
 
 class Network(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
@@ -191,7 +198,8 @@ class Resolved(Struct, frozen=True, kw_only=True):
     """One machine, ready to be planned. ``layers`` are its profiles in order, then its own (when it adds anything).
 
     ``family`` is empty for a machine made from a layer: ``with_family`` fills it. ``binds`` have absolute sources and
-    targets. ``memory`` is bytes. Lookups that fail later (a package that the mirror does not have) are the build's.
+    targets. ``memory``, ``disk`` and ``output`` are bytes, ``time`` is seconds. Lookups that fail later (a package that the
+    mirror does not have) are the build's.
     """
 
     name: str
@@ -205,5 +213,8 @@ class Resolved(Struct, frozen=True, kw_only=True):
     memory: int | None
     cpus: float | None
     tasks: int | None
+    disk: int | None
+    time: float | None
+    output: int | None
     network: str
     private_users: bool

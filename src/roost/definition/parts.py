@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
@@ -31,9 +31,7 @@ class Part(Struct, frozen=True, kw_only=True):
     scripts: tuple[Script, ...] | None
     environment: dict[str, str]
     binds: tuple[Bind, ...] | None
-    memory: int | None = None
-    cpus: float | None = None
-    tasks: int | None = None
+    limits: dict[str, Any] = {}
     keyring: tuple[str, str] | None = None
 
 
@@ -44,7 +42,6 @@ def part(place: Place, written: Machine | Profile) -> Part:
     if isinstance(written, Machine):
         _base(place, written)
         limits, keyring = written.limits, written.keyring
-    memory, cpus, tasks = _limits(place.at("limits"), limits)
     return Part(
         packages=None if written.packages is None else _packages(place.at("packages"), written.packages),
         users=None if written.user is None else _users(place.at("user"), written.user),
@@ -52,9 +49,7 @@ def part(place: Place, written: Machine | Profile) -> Part:
         scripts=None if written.scripts is None else _scripts(place.at("scripts"), written.scripts),
         environment=_environment(place.at("environment"), written.environment or {}),
         binds=None if written.binds is None else _binds(place.at("binds"), written.binds),
-        memory=memory,
-        cpus=cpus,
-        tasks=tasks,
+        limits={} if limits is None else _limits(place.at("limits"), limits),
         keyring=None if keyring is None else _keyring(place.at("keyring"), keyring),
     )
 
@@ -189,17 +184,15 @@ def _short_bind(place: Place, text: str) -> Bind | None:
     return Bind(source=source, target=rest[0] if rest else "", read_only=rest[1:] != ["rw"])
 
 
-def _limits(place: Place, limits: Limits | None) -> tuple[int | None, float | None, int | None]:
-    if limits is None:
-        return None, None, None
-    if limits.memory is not None:
-        place.at("memory").wrong(checks.memory(limits.memory))
-    if limits.cpus is not None:
-        place.at("cpus").wrong(checks.cpus(limits.cpus))
-    if limits.tasks is not None:
-        place.at("tasks").wrong(checks.tasks(limits.tasks))
-    memory = None if limits.memory is None else checks.bytes_of(limits.memory)
-    return memory, limits.cpus, limits.tasks
+def _limits(place: Place, limits: Limits) -> dict[str, Any]:
+    found = {}
+    for name in checks.LIMITS:
+        written = getattr(limits, name)
+        if written is not None:
+            value, wrong = checks.limit(name, written)
+            place.at(name).wrong(wrong)
+            found[name] = value
+    return found
 
 
 def _keyring(place: Place, path: str) -> tuple[str, str]:

@@ -196,9 +196,7 @@ def _machine(machine: _Layered, world: _World) -> Resolved:
         layers=tuple(layer for layer in layers if _adds(layer)),
         environment=environment,
         binds=tuple(binds.values()),
-        memory=own.memory,
-        cpus=own.cpus,
-        tasks=own.tasks,
+        **{name: own.limits.get(name) for name in checks.LIMITS},
         network=_network(machine),
         private_users=private is not False,
     )
@@ -212,9 +210,7 @@ def _merged(own: Part, below: Part) -> Part:
         scripts=below.scripts if own.scripts is None else own.scripts,
         environment=below.environment | own.environment,
         binds=below.binds if own.binds is None else own.binds,
-        memory=below.memory if own.memory is None else own.memory,
-        cpus=below.cpus if own.cpus is None else own.cpus,
-        tasks=below.tasks if own.tasks is None else own.tasks,
+        limits=below.limits | own.limits,
     )
 
 

@@ -81,6 +81,9 @@ DESCRIPTIONS = {
         "memory": 'Bytes, or a number with K, M, G or T: "2G".',
         "cpus": "Processors, also in parts: 0.5.",
         "tasks": "Processes and threads.",
+        "disk": 'What a session may write, its /tmp and the copies of sources included: "10G".',
+        "time": 'How long a run may take: seconds, or a number with s, m or h: "15m".',
+        "output": 'How much a run may print, both streams together: "10M".',
     },
     "Network": {"mode": "host: the host's own network. none: a loopback device and nothing else."},
 }

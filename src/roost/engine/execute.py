@@ -8,6 +8,7 @@ import selectors
 import signal
 import socket
 import struct
+import sys
 import time
 
 from roost.engine.launch import become_nspawn, describe
@@ -19,7 +20,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from roost.engine.spec import Spec
+    from roost.engine.spec import Limits, Spec
+    from roost.session.disk import Disk
 
 GRACE = 5.0  # seconds between the polite signal and the kill
 _MESSAGES_KEPT = 16384
@@ -27,13 +29,16 @@ _WAIT_MOST = 86400.0  # seconds; epoll_wait(2) takes 24 days at most
 _BLOCKS = 16  # read at a time, so that a flood does not keep a deadline waiting
 _ENDED = struct.Struct("=8siiQQQ")  # roost-init.c: struct ended, after its tag
 STOP, KILL = 1, 2
+_HOST_FULL = "the host's disk was full before the session's limit: what the session wrote then is lost"
+_LOOK = 0.1  # seconds between two looks at a limited disk: what filled it may be removed again
 
 
 class Ended(Struct, frozen=True, kw_only=True):
     """How a command ended.
 
     ``status`` is None when a signal (``signal``, a number) ended it, or when it never ran (``error`` says why).
-    ``stopped``: "timeout" or "stop" when Roost ended it. Times are seconds, ``max_rss`` bytes.
+    ``stopped``: "time", "output" (the limit for which Roost ended it) or "stop". ``reached``: the names of all limits
+    that were, and "oom" when the kernel killed for want of memory that was not the run's own limit. Times are seconds, ``max_rss`` bytes.
     """
 
     status: int | None = None
@@ -45,17 +50,8 @@ class Ended(Struct, frozen=True, kw_only=True):
     user_seconds: float = 0.0
     system_seconds: float = 0.0
     max_rss: int = 0
-    out_of_memory: bool = False
+    reached: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
-
-
-class Limits(Struct, frozen=True, kw_only=True):
-    """What a container may use: bytes, processors, processes; ``timeout`` in seconds."""
-
-    memory: int | None = None
-    cpus: float | None = None
-    tasks: int | None = None
-    timeout: float | None = None
 
 
 class Streams(Struct, frozen=True, kw_only=True):
@@ -73,8 +69,8 @@ class Running:
     """One container from start to end; use ``execute``."""
 
     def __init__(
-        self, spec: Spec, *, group: cgroups.Group, limits: Limits, streams: Streams, stop_fd: int | None
-    ) -> None:
+        self, spec: Spec, *, group: cgroups.Group, limits: Limits, streams: Streams, disk: Disk | None, stop_fd: int | None,
+    ) -> None:  # fmt: skip
         self._spec = spec
         self._group = group
         self._limits = limits
@@ -89,6 +85,12 @@ class Running:
         self._stopped = ""
         self._kill_at: float | None = None
         self._pid = 0
+        self._left = limits.output
+        self._disk = disk
+        self._disk_fd: int | None = None
+        self._disk_full = False
+        self._host_full = False
+        self._looked = 0.0
 
     def start(self, filters: Sequence[bytes]) -> None:
         """Forks the child that becomes nspawn."""
@@ -104,6 +106,7 @@ class Running:
             self._problem, problem_w = os.pipe()
             self._stack.callback(os.close, self._problem)
             theirs.callback(os.close, problem_w)
+            room = self._room(theirs)
             go_r, go_w = os.pipe()
             theirs.callback(os.close, go_r)
             theirs.callback(os.close, go_w)
@@ -119,6 +122,7 @@ class Running:
                     fds=fds,
                     messages=messages,
                     problem=problem_w,
+                    room=room,
                 )
 
             self._pid, born = runner.fork_into(child, self._group.born)
@@ -130,6 +134,26 @@ class Running:
         self._poller.register(self._pidfd, selectors.EVENT_READ, None)
         if self._stop_fd is not None:
             self._poller.register(self._stop_fd, selectors.EVENT_READ, self._on_stop)
+
+    def _room(self, theirs: contextlib.ExitStack) -> int | None:
+        """A socket for the child, by which it shows where the session writes, when that is an image."""
+        if not self._spec.disk:
+            return None
+        reader, writer = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._stack.callback(reader.close)
+        theirs.callback(writer.close)
+
+        def receive() -> None:
+            self._poller.unregister(reader)
+            with contextlib.suppress(OSError):  # it did not come so far
+                # not recv_fds: that of Python 3.11 forgets its flags
+                flags = socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
+                for _, _, data in reader.recvmsg(1, socket.CMSG_LEN(4), flags)[1]:
+                    self._disk_fd = int.from_bytes(data, sys.byteorder)
+                    self._stack.callback(os.close, self._disk_fd)
+
+        self._poller.register(reader, selectors.EVENT_READ, receive)
+        return writer.fileno()
 
     def _std_streams(self, theirs: contextlib.ExitStack) -> list[int]:
         if self._streams.stdin is None:
@@ -164,25 +188,52 @@ class Running:
                 if stream == 0:
                     self._messages += block
                     del self._messages[:-_MESSAGES_KEPT]
-                elif self._streams.on_output is not None:
-                    self._streams.on_output(stream, block)
+                else:
+                    self._hand_on(stream, block)
             return True
 
         self._poller.register(reader, selectors.EVENT_READ, read)
         return writer
 
+    def _hand_on(self, stream: int, block: bytes) -> None:
+        """Output to whoever wants it, up to its limit; past it the command is ended, and what it still says is lost."""
+        if self._left is not None:
+            if self._left < 0:
+                return
+            if len(block) > self._left:
+                self._end("output", signal.SIGTERM)
+                from roost.engine.limits import told
+
+                notice = f"\n[roost: {told(self._limits, ['output'])} reached, the rest is left out]\n"
+                block = block[: self._left] + notice.encode()
+                self._left = -1
+            else:
+                self._left -= len(block)
+        if self._streams.on_output is not None:
+            self._streams.on_output(stream, block)
+
+    def _look(self, *, now: float) -> None:
+        if self._disk is not None and not self._disk_full and now - self._looked >= _LOOK:
+            self._looked = now
+            self._disk_full = self._disk.is_full(self._disk_fd)
+            self._host_full = self._host_full or self._disk.is_without_host()
+
     def wait(self) -> None:
         """Until the container is gone and all its output has been handed on."""
         began = time.monotonic()
-        deadline = None if self._limits.timeout is None else began + self._limits.timeout
+        deadline = None if self._limits.time is None else began + self._limits.time
         gone = False
         while not gone:
             next_time = self._kill_at if self._kill_at is not None else deadline
             left = None if next_time is None else min(max(0.0, next_time - time.monotonic()), _WAIT_MOST)
+            if self._disk is not None:
+                left = _LOOK if left is None else min(left, _LOOK)
             ready = self._poller.select(left)
             now = time.monotonic()
+            self._look(now=now)
             if self._kill_at is None and deadline is not None and now >= deadline and not gone:
-                self._end("timeout", signal.SIGTERM)
+                self._end("time", signal.SIGTERM)
+                deadline = None
             elif self._kill_at is not None and now >= self._kill_at:
                 self._kill()
             for key, _ in ready:
@@ -196,6 +247,7 @@ class Running:
             if key.data is not None and key.fileobj != self._stop_fd:
                 while key.data():
                     pass
+        self._look(now=float("inf"))
 
     def _on_control(self) -> None:
         try:
@@ -223,13 +275,12 @@ class Running:
 
     def _end(self, why: str, number: int) -> None:
         self._stopped = self._stopped or why
-        self._kill_at = time.monotonic() + GRACE
+        self._kill_at = self._kill_at or time.monotonic() + GRACE
         with contextlib.suppress(OSError):
             self._control.send(bytes([number]))
 
     def _kill(self) -> None:
         self._kill_at = None
-        self._limits = Limits()
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
 
@@ -246,20 +297,22 @@ class Running:
 
     def ended(self, status: int, seconds: float) -> Ended:
         """The whole story, once closed."""
-        plain = Ended(seconds=seconds, stopped=self._stopped, notes=self._group.notes)
-        out_of_memory = cgroups.out_of_memory(self._group)
+        notes = (_HOST_FULL,) if self._host_full else ()
+        plain = Ended(seconds=seconds, stopped=self._stopped, notes=(*self._group.notes, *notes))
+        reached = [self._stopped] if self._stopped in ("time", "output") else []
+        reached += [*cgroups.reached(self._group), *(("disk",) if self._disk_full else ())]
+        plain = replace(plain, reached=tuple(reached))
         if len(self._report) == _ENDED.size:
             code, user, system, rss = _unpack(self._report)
             return replace(
                 plain, status=None if self._failure or code < 0 else code, signal=max(0, -code), error=self._failure,
                 user_seconds=user / 1e6, system_seconds=system / 1e6, max_rss=rss << 10,
-                out_of_memory=out_of_memory,
             )  # fmt: skip
         if self._problem_text:
             brief, _, hint = self._problem_text.decode(errors="replace").partition("\0")
             return replace(plain, error=brief, hint=hint)
-        if self._stopped or out_of_memory:
-            return replace(plain, signal=signal.SIGKILL, out_of_memory=out_of_memory)
+        if self._stopped or {"memory", "oom"}.intersection(reached):
+            return replace(plain, signal=signal.SIGKILL)
         words = self._messages.decode(errors="replace").strip()
         return replace(plain, error=self._failure or words or f"systemd-nspawn: {runner.ending(status)}")
 
@@ -292,25 +345,28 @@ def _child(
     fds: Sequence[int],
     messages: int,
     problem: int,
+    room: int | None,
 ) -> None:
     """In the child: becomes nspawn, or tells the parent why not."""
     try:
-        become_nspawn(spec, group=group, go=go, filters=filters, fds=fds, messages=messages)
+        become_nspawn(spec, group=group, go=go, filters=filters, fds=fds, messages=messages, room=room)
     except (OSError, Error) as e:
         error = describe(e) if isinstance(e, OSError) else e
         os.write(problem, f"{error.brief}\0{error.hint}".encode()[:4096])
 
 
 def execute(
-    spec: Spec, *, name: str, filters: Sequence[bytes], limits: Limits, streams: Streams, stop_fd: int | None = None,
+    spec: Spec, *, name: str, filters: Sequence[bytes], limits: Limits, streams: Streams, disk: Disk | None = None,
+    stop_fd: int | None = None,
 ) -> Ended:  # fmt: skip
     """Runs ``spec`` to its end in a control group ``name``.
 
     Nothing is left behind, however this ends. ``stop_fd``: a byte 1 asks the command to end (SIGINT, and SIGKILL after
-    GRACE seconds), a byte 2 or the end of file kills it. Raises HostError when no process could be started.
+    GRACE seconds), a byte 2 or the end of file kills it. ``disk`` is what limits the session's. Raises HostError when
+    no process could be started.
     """
     group = cgroups.create(name, memory=limits.memory, cpus=limits.cpus, tasks=limits.tasks)
-    running = Running(spec, group=group, limits=limits, streams=streams, stop_fd=stop_fd)
+    running = Running(spec, group=group, limits=limits, streams=streams, disk=disk, stop_fd=stop_fd)
     began = time.monotonic()
     try:
         try:

@@ -44,8 +44,13 @@ def mount_all(spec: Spec) -> None:
     for name, layer in zip(names, spec.layers, strict=True):
         os.mkdir(name)
         idmap.mount_mapped(layer, name, spec.userns)
+    if spec.disk:
+        from roost.session import disk  # few sessions have one
+
+        os.mkdir("disk")
+        disk.mount(spec.disk, "disk", ["", *(item.name for item in spec.overlaid)])
     os.mkdir("rw")
-    idmap.mount_mapped(spec.directory, "rw", spec.userns)
+    idmap.mount_mapped(_written(spec), "rw", spec.userns)
     os.mkdir("merged")
     overlay = Overlay(lower=tuple(names), upper="rw/upper", work="rw/work", volatile=spec.volatile)
     mount_overlay(overlay, "merged", owner=spec.base)
@@ -53,6 +58,11 @@ def mount_all(spec: Spec) -> None:
         _mount_given(spec)
     _make_mount_points(spec)
     runner.die_with_parent()  # again: the kernel forgets it whenever a process's file system ids change (commit_creds)
+
+
+def _written(spec: Spec) -> str:
+    """Where the upper directories are."""
+    return "disk" if spec.disk else spec.directory
 
 
 def _mount_given(spec: Spec) -> None:
@@ -93,7 +103,7 @@ def _mount_overlaid(spec: Spec, number: int, item: Overlaid, uid: int, gid: int)
     uids, gids = idmap.given_to(info.st_uid, uid, spec.base), idmap.given_to(info.st_gid, gid, spec.base)
     _mount_as(item.source, lower, uids, gids)
     # the root of an overlay has its upper directory's owner and mode
-    upper = f"{spec.directory}/{item.name}/upper"
+    upper = f"{_written(spec)}/{item.name}/upper"
     os.chown(upper, uid, gid)
     os.chmod(upper, info.st_mode & 0o7777)
     overlay = Overlay(lower=(lower,), upper=f"{changes}/upper", work=f"{changes}/work", volatile=spec.volatile)
@@ -172,14 +182,17 @@ def _id(text: str) -> int | None:
 
 
 def become_nspawn(
-    spec: Spec, *, group: Group, go: int, filters: Sequence[bytes], fds: Sequence[int], messages: int
+    spec: Spec, *, group: Group, go: int, filters: Sequence[bytes], fds: Sequence[int], messages: int, room: int | None
 ) -> None:
     """Turns this process, number 1 of its pid namespace, into nspawn with ``fds`` passed on to the payload.
 
-    ``messages`` takes nspawn's own words. Returns, or raises OSError or HostError, only when it could not; it waits for
-    a byte from ``go`` before nspawn starts, and gives up at its end.
+    ``messages`` takes nspawn's own words; ``room``, a socket, a descriptor of where the session writes. Returns, or raises
+    OSError or HostError, only when it could not; it waits for a byte from ``go`` before nspawn starts, and gives up at its
+    end.
     """
     mount_all(spec)
+    if room is not None:
+        _show_room(room)
     _place_files(spec)
     _write("moves", b"")
     cgroups.mask(group, "moves")
@@ -210,6 +223,16 @@ def become_nspawn(
         os.execvpe("systemd-nspawn", nspawn_argv(spec), runner.child_env(env))  # noqa: S606
     except FileNotFoundError:
         raise HostError("systemd-nspawn is not installed", hint="apt install systemd-container") from None
+
+
+def _show_room(room: int) -> None:
+    """Lets the parent, which sees none of our mounts, ask how much is left in the session's own file system."""
+    import socket
+
+    fd = os.open("disk", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    with socket.socket(fileno=room) as channel:
+        socket.send_fds(channel, [b"d"], [fd])
+    os.close(fd)
 
 
 def _place_files(spec: Spec) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from roost.structs import Struct
+from roost.structs import Struct, replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from typing import Literal
 
 INIT = "/run/roost-init"  # where roost-init is seen inside
@@ -33,18 +34,35 @@ class Bound(Struct, frozen=True, kw_only=True):
     read_only: bool
 
 
+class Limits(Struct, frozen=True, kw_only=True):
+    """Upper bounds of a run: ``memory``, ``disk`` and ``output`` in bytes, ``time`` in seconds; None: none."""
+
+    memory: int | None = None
+    cpus: float | None = None
+    tasks: int | None = None
+    disk: int | None = None
+    time: float | None = None
+    output: int | None = None
+
+    def changed(self, changes: Mapping[str, float | None]) -> Limits:
+        """With some of them replaced, by name; None lifts one."""
+        return replace(self, **changes) if changes else self
+
+
 class Spec(Struct, frozen=True, kw_only=True):
     """A command in a container.
 
     ``layers`` are directories on the host, the top one first; ``directory`` is the session's, with ``upper`` and
-    ``work``. ``base`` is the host id of the container's root, 0 for no user namespace; ``userns`` is a descriptor of one
-    with that range, for mounts. ``tmpfs_tmp``: /tmp is a tmpfs and no part of the tree. ``mount_point`` is an existing
-    host directory, used inside a private mount namespace only. ``init`` is the host path of roost-init.
+    ``work``; with ``disk``, a file with a file system, these are in there instead. ``base`` is the host id of the
+    container's root, 0 for no user namespace; ``userns`` is a descriptor of one with that range, for mounts.
+    ``tmpfs_tmp``: /tmp is a tmpfs and no part of the tree. ``mount_point`` is an existing host directory, used inside a
+    private mount namespace only. ``init`` is the host path of roost-init.
     """
 
     machine: str
     layers: tuple[str, ...]
     directory: str
+    disk: str = ""
     mount_point: str
     init: str
     command: tuple[str, ...]

@@ -24,12 +24,14 @@ class Group(Struct, frozen=True, kw_only=True):
     """One control group, a directory in each hierarchy.
 
     ``born``: the one of cgroup v2, empty where there is none. ``entered``: those that a process has to be moved to.
-    ``nspawn``: those where nspawn keeps its two groups. ``notes`` say which limits are not enforced.
+    ``nspawn``: those where nspawn keeps its two groups. ``limits`` (memory, cpu, pids) are those that are enforced,
+    ``notes`` say which are not.
     """
 
     born: str = ""
     entered: tuple[str, ...] = ()
     nspawn: tuple[str, ...] = ()
+    limits: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
     @property
@@ -39,12 +41,12 @@ class Group(Struct, frozen=True, kw_only=True):
 
 
 def create(name: str, *, memory: int | None = None, cpus: float | None = None, tasks: int | None = None) -> Group:
-    """Makes the group ``name`` below this process's own; ``memory`` in bytes.
+    """Makes the group ``name`` below this process's own; ``memory`` in bytes, ``tasks`` without nspawn's own.
 
     A limit that this host cannot enforce is no error: it is named in ``notes``.
     """
     own = _own_groups()
-    wanted = {"memory": memory, "cpu": cpus, "pids": tasks}
+    wanted = {"memory": memory, "cpu": cpus, "pids": None if tasks is None else tasks + OWN_TASKS}
     limits = {controller: value for controller, value in wanted.items() if value is not None}
     hybrid = os.path.isdir(f"{MOUNT}/unified")
     born = (_make("unified" if hybrid else "", own[""], name) if "" in own else None) or ""
@@ -57,30 +59,39 @@ def create(name: str, *, memory: int | None = None, cpus: float | None = None, t
                 os.mkdir(f"{path}/{part}", 0o755)
     entered = [] if born else list(nspawn)
     notes: list[str] = []
-    if born and not hybrid:
-        notes += _limit_unified(born, limits)
-        limits = {}
     for controller, value in limits.items():
-        limited = _make(controller, own[controller], name) if controller in own else None
-        if limited is None or not _limit_legacy(limited, controller, value):
-            notes.append(f"this host cannot enforce the limit on {_WORDS[controller]}")
-        if limited is not None:
-            entered.append(limited)
-    return Group(born=born, entered=tuple(entered), nspawn=tuple(nspawn), notes=tuple(notes))
+        if controller in own:  # of v1: a controller is in one hierarchy only
+            limited = _make(controller, own[controller], name)
+            entered += [limited] if limited is not None else []
+            notes += _limit_legacy(limited, controller, value)
+        else:
+            notes += _limit_unified(born, controller, value)
+    kept = tuple(name for name in limits if not any(note.startswith(_unenforced(name)) for note in notes))
+    return Group(born=born, entered=tuple(entered), nspawn=tuple(nspawn), limits=kept, notes=tuple(notes))
 
 
 _NSPAWN = ("payload", "supervisor")
 _WORDS = {"memory": "memory", "cpu": "cpus", "pids": "tasks"}
+OWN_TASKS = 2  # nspawn and roost-init: a session's limit counts what the command starts, itself included
+LEAF = "roost.manager"
+"""Where the processes of a delegated group go, so that the group may have limited groups below it."""
+
+
+def _unenforced(controller: str) -> str:
+    return f"the limit on {_WORDS[controller]} is not enforced"
 
 
 def _own_groups() -> dict[str, str]:
-    """Controller (or ``name=...``, or nothing for cgroup v2) → this process's group, from proc(5)."""
+    """Controller (or ``name=...``, or nothing for cgroup v2) → the group of this process, from proc(5).
+
+    Not LEAF, but the group that it was made in.
+    """
     found = {}
     with open("/proc/self/cgroup", encoding="utf-8") as stream:
         for line in stream:
             _, controllers, path = line.rstrip("\n").split(":", 2)
             for controller in controllers.split(","):
-                found[controller] = path
+                found[controller] = path.removesuffix(f"/{LEAF}") or "/"
     return found
 
 
@@ -95,27 +106,85 @@ def _make(hierarchy: str, own: str, name: str) -> str | None:
     return path
 
 
-def _limit_legacy(path: str, controller: str, value: float) -> bool:
+def _limit_legacy(path: str | None, controller: str, value: float) -> list[str]:
+    if path is None:
+        return [f"{_unenforced(controller)}: control groups cannot be made below {MOUNT}/{controller}"]
     if controller == "cpu":
-        settings = {"cpu.cfs_period_us": 100000, "cpu.cfs_quota_us": int(value * 100000)}
+        settings = {"cpu.cfs_period_us": _PERIOD, "cpu.cfs_quota_us": int(value * _PERIOD)}
     else:
         settings = {{"memory": "memory.limit_in_bytes", "pids": "pids.max"}[controller]: int(value)}
-    return _write_all(path, {key: str(number) for key, number in settings.items()})
+    if not _write_all(path, {key: str(number) for key, number in settings.items()}):
+        return [f"{_unenforced(controller)}: the kernel refuses it"]
+    swap = {"memory.memsw.limit_in_bytes": str(int(value))}  # of both together, hence after the other
+    return [] if controller != "memory" or _write_all(path, swap) else _about_swap()
 
 
-def _limit_unified(path: str, limits: dict[str, float]) -> list[str]:
+_NOT_DELEGATED = "this process's control group is not its own (start roost with `systemd-run --scope -p Delegate=yes`)"
+_PERIOD = 100000  # microseconds, the kernel's default
+
+
+def _limit_unified(path: str, controller: str, value: float) -> list[str]:
+    if not path:
+        return [f"{_unenforced(controller)}: control groups cannot be made below {MOUNT}"]
     parent = os.path.dirname(path)
-    notes = []
-    for controller, value in limits.items():
-        _write_all(parent, {"cgroup.subtree_control": f"+{controller}"})
-        name = {"memory": "memory.max", "cpu": "cpu.max", "pids": "pids.max"}[controller]
-        text = f"{int(value * 100000)} 100000" if controller == "cpu" else str(int(value))
-        if not _write_all(path, {name: text}):
-            notes.append(
-                f"the limit on {_WORDS[controller]} is not enforced: this process's control group is not delegated "
-                "(start roost with `systemd-run --scope -p Delegate=yes`)"
-            )
-    return notes
+    if controller not in _words_of(f"{parent}/cgroup.controllers"):
+        return [f"{_unenforced(controller)}: this process's control group does not have the controller {controller}"]
+    if not _hand_down(parent, controller):
+        return [f"{_unenforced(controller)}: {_NOT_DELEGATED}"]
+    name = {"memory": "memory.max", "cpu": "cpu.max", "pids": "pids.max"}[controller]
+    text = f"{int(value * _PERIOD)} {_PERIOD}" if controller == "cpu" else str(int(value))
+    if not _write_all(path, {name: text}):
+        return [f"{_unenforced(controller)}: the kernel refuses it"]
+    return [] if controller != "memory" or _write_all(path, {"memory.swap.max": "0"}) else _about_swap()
+
+
+def _about_swap() -> list[str]:
+    """A kernel that does not count swap lets a session use more than its limit, where there is any."""
+    with open("/proc/swaps", encoding="utf-8", errors="replace") as stream:
+        swaps = stream.read().count("\n") - 1
+    return ["the limit on memory does not count swap: this kernel does not account it"] if swaps > 0 else []
+
+
+def _hand_down(parent: str, controller: str) -> bool:
+    """Lets groups below ``parent`` have a limit of this kind.
+
+    A group with processes in it may not (the rule of no internal processes), except the true root, which alone has no
+    type. It is not tried: for cpu and pids the kernel would make it a threaded group, below which nothing can start.
+    Where somebody gave that group to us, its processes are moved to LEAF, a group of their own, as other managers do.
+    """
+    if controller in _words_of(f"{parent}/cgroup.subtree_control"):
+        return True
+    if os.path.exists(f"{parent}/cgroup.type") and (processes := _words_of(f"{parent}/cgroup.procs")):
+        if not is_delegated(parent):
+            return False
+        try:
+            os.makedirs(f"{parent}/{LEAF}", 0o755, exist_ok=True)
+        except OSError:
+            return False
+        for pid in processes:
+            _write_all(f"{parent}/{LEAF}", {"cgroup.procs": pid})  # one may have ended meanwhile
+    return _write_all(parent, {"cgroup.subtree_control": f"+{controller}"})
+
+
+def is_delegated(path: str) -> bool:
+    """Whether the group belongs to whoever is in it: systemd says so (Delegate=yes), or it is a container's topmost.
+
+    systemd marks it with an extended attribute, by version one of two (CONTROL_GROUP_INTERFACE). The topmost group of
+    a control group namespace has the files of any other group, which the true root has not.
+    """
+    for name in ("user.delegate", "trusted.delegate"):
+        with contextlib.suppress(OSError):
+            if os.getxattr(path, name) == b"1":
+                return True
+    return path == MOUNT and os.path.exists(f"{path}/cgroup.type")
+
+
+def _words_of(path: str) -> list[str]:
+    try:
+        with open(path, encoding="ascii") as stream:
+            return stream.read().split()
+    except OSError:
+        return []
 
 
 def _write_all(path: str, settings: dict[str, str]) -> bool:
@@ -145,13 +214,38 @@ def mask(group: Group, file: str) -> None:
             syscalls.mount(file, f"{path}/{part}/cgroup.procs", flags=syscalls.MS_BIND)
 
 
-def out_of_memory(group: Group) -> bool:
-    """Whether the kernel killed something in the group because its memory limit was reached."""
-    for path in group.paths:
-        for name in ("memory.events", "memory.oom_control"):
-            with contextlib.suppress(OSError), open(f"{path}/{name}", encoding="ascii") as stream:
-                if any(line.startswith("oom_kill ") and not line.endswith(" 0\n") for line in stream):
-                    return True
+def reached(group: Group) -> tuple[str, ...]:
+    """Which limits stopped something in the group: "memory" when the kernel killed for it, "tasks" when a fork failed.
+
+    "oom": the kernel killed for memory, but not because of the group's own limit: the host, or a group above, had no more.
+    """
+    found = []
+    if any(_counted(f"{path}/{name}", "oom_kill") for path in group.paths for name in _MEMORY_EVENTS):
+        own = "memory" in group.limits and any(_at_its_limit(path) for path in group.paths)
+        found.append("memory" if own else "oom")
+    if "pids" in group.limits and any(_counted(f"{path}/pids.events", "max") for path in group.paths):
+        found.append("tasks")
+    return tuple(found)
+
+
+_MEMORY_EVENTS = ("memory.events", "memory.oom_control")  # v2, v1
+
+
+def _at_its_limit(path: str) -> bool:
+    """Whether the group's own limit on memory was ever hit.
+
+    v2 counts it as "oom". v1 has memory.failcnt, which newer kernels (6.18) leave at zero: the highest use tells it.
+    """
+    if _counted(f"{path}/memory.events", "oom"):
+        return True
+    most, limit = (_words_of(f"{path}/memory.{name}_in_bytes") for name in ("max_usage", "limit"))
+    return bool(most and limit) and int(most[0]) >= int(limit[0]) * 15 // 16  # charged in batches
+
+
+def _counted(path: str, word: str) -> bool:
+    """Whether the counter ``word`` of an events file is above zero."""
+    with contextlib.suppress(OSError), open(path, encoding="ascii") as stream:
+        return any(line.startswith(f"{word} ") and not line.endswith(" 0\n") for line in stream)
     return False
 
 

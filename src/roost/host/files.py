@@ -284,6 +284,9 @@ def _open_directory(parent: int, name: str, shown: str, device: int | None) -> i
 
 def removed(path: str) -> bool:
     """Whether it could be removed; what cannot be today is no reason to do nothing at all."""
+    from roost.host import quota  # nothing to clear, mostly
+
+    quota.release(path)
     try:
         remove_tree(path)
     except (OSError, StoreError):

@@ -64,6 +64,7 @@ _SYS_MOVE_MOUNT = 429
 _SYS_CLONE3 = 435
 _SYS_OPENAT2 = 437
 _SYS_MOUNT_SETATTR = 442
+_SYS_QUOTACTL_FD = 443
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc_holding_gil = ctypes.PyDLL(None, use_errno=True)
@@ -182,6 +183,12 @@ def openat2(path: str, flags: int, *, root: int, mode: int = 0, resolve: int = R
     # struct open_how, linux/openat2.h: flags, mode, resolve
     how = struct.pack("QQQ", flags | os.O_CLOEXEC, mode, resolve | RESOLVE_NO_MAGICLINKS)
     return _check(_libc.syscall(_SYS_OPENAT2, root, os.fsencode(path), how, ctypes.c_size_t(len(how))), path)
+
+
+def quotactl_fd(fd: int, command: int, identity: int, block: bytearray) -> None:
+    """quotactl_fd(2): quotactl(2) on the file system of ``fd``; ``block`` is given to it and filled by it."""
+    address = (ctypes.c_char * len(block)).from_buffer(block)
+    _check(_libc.syscall(_SYS_QUOTACTL_FD, fd, ctypes.c_uint(command), ctypes.c_uint(identity), address))
 
 
 def install_seccomp_filter(program: bytes) -> None:
