@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree as ET
 
 import pytest
@@ -16,6 +17,8 @@ from roost.host import loop
 from system.rig import TINY, below, name_of, wait_for
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from system.rig import Rig
 
 FILL = "dd if=/dev/zero of=%s bs=1M 2>/dev/null"
@@ -247,33 +250,34 @@ def test_a_session_of_the_library_has_its_disk_for_all_its_runs(tiny: Rig) -> No
     manager.close()
 
 
-# the state directory's sessions on a file system of 40 MiB
-SMALL = (
-    "unshare", "--mount", "sh", "-c",
-    'mount --make-rprivate / && mkdir "$1" && mount -t tmpfs -o size=40m none "$1" && shift && exec "$@"', "sh",
-)  # fmt: skip
+@pytest.fixture
+def small(tiny: Rig, tmp_path: Path) -> Callable[..., dict[str, Any]]:
+    """The result of a run whose store is on a file system of 44 MiB."""
+    image, place = tmp_path / "small.ext4", tmp_path / "small"
+    place.mkdir()
+    subprocess.run(("mke2fs", "-q", "-t", "ext4", "-O", "^has_journal", "-m", "0", str(image), "44M"), check=True)
+    script = 'mount --make-rprivate /; mount -o loop "$1" "$2"; cp -a "$3/." "$2"; shift 3; exec "$@"'
+
+    def run(script_inside: str, *options: str) -> dict[str, Any]:
+        prefix = ("unshare", "--mount", "sh", "-c", script, "sh", str(image), str(place), tiny.state)
+        words = ("run", "tiny", "--state", str(place), "--json", *options, "--", "sh", "-c", script_inside)
+        done = tiny(*words, prefix=prefix)
+        assert done.out, done
+        result: dict[str, Any] = json.loads(done.out)["results"][0]
+        return result
+
+    return run
 
 
-def test_a_session_that_cannot_be_kept_says_so_and_its_result_stays(tiny: Rig) -> None:
-    place = f"{tiny.state}/sessions"
-    os.rmdir(place)
-    done = tiny(
-        "run", "tiny", "--json", "--keep", "--limit", "disk=32M", "--", "sh", "-c", f"{FILL % '/tmp/x'}; exit 7",
-        prefix=(*SMALL, place),
-    )  # fmt: skip
-    result = json.loads(done.out)["results"][0]
+def test_a_session_that_cannot_be_kept_says_so_and_its_result_stays(small: Callable[..., dict[str, Any]]) -> None:
+    result = small(f"{FILL % '/tmp/x'}; exit 7", "--keep", "--limit", "disk=28M")
     assert (result["state"], result["status"], result["kept"]) == ("failed", 7, "")
+    assert result["limit"] == "disk limit 28M"
     assert "cannot be kept" in result["warnings"][0]
 
 
-def test_a_host_whose_disk_is_full_before_the_session_is(tiny: Rig) -> None:
-    place = f"{tiny.state}/sessions"
-    os.rmdir(place)
-    done = tiny(
-        "run", "tiny", "--json", "--limit", "disk=64M", "--", "sh", "-c", f"{FILL % '/tmp/x'}; sync; exit 7",
-        prefix=(*SMALL, place),
-    )  # fmt: skip
-    result = json.loads(done.out)["results"][0]
+def test_a_host_whose_disk_is_full_before_the_session_is(small: Callable[..., dict[str, Any]]) -> None:
+    result = small(f"{FILL % '/tmp/x'}; sync; exit 7", "--limit", "disk=64M")
     assert (result["state"], result["status"]) == ("failed", 7)
     assert any("the host's disk was full" in text for text in result["warnings"])
 
