@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import pytest
 
 from roost.host import syscalls
+from roost.host.cgroups import LEAF
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,6 +35,8 @@ class Group:
                 os.mkdir(f"{home}/rtests-{os.getpid()}")
                 _move(f"{home}/rtests-{os.getpid()}")
                 self._homes[hierarchy] = home
+                if not hierarchy:
+                    _delegate(f"{home}/rtests-{os.getpid()}")
 
     @property
     def tops(self) -> list[str]:
@@ -53,7 +56,8 @@ class Group:
 
     def below(self) -> set[str]:
         """Groups that somebody made in it."""
-        return {f"control group {path}" for top in self.tops for path, _, _ in os.walk(top) if path != top}
+        own = (*self.tops, *(f"{top}/{LEAF}" for top in self.tops))
+        return {f"control group {path}" for top in self.tops for path, _, _ in os.walk(top) if path not in own}
 
     def clear(self) -> None:
         """Removes what a test left, once that was said."""
@@ -81,6 +85,13 @@ def _own_groups() -> list[tuple[str, str]]:
             elif controllers.removeprefix("name=") in ("systemd", "memory", "pids", "cpu"):
                 found.append((controllers.removeprefix("name="), path))
     return [(hierarchy, path) for hierarchy, path in found if os.path.isdir(f"{CGROUPS}/{hierarchy}/{path}")]
+
+
+def _delegate(group: str) -> None:
+    """On a host with cgroup v2: the tests' group may limit those below it, as far as the one above it lets it."""
+    with contextlib.suppress(OSError), open(f"{os.path.dirname(group)}/cgroup.subtree_control", "w") as stream:
+        stream.write("+memory +cpu +pids")
+    os.setxattr(group, "user.delegate", b"1")
 
 
 def _move(group: str) -> None:

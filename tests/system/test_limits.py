@@ -17,7 +17,7 @@ from roost.host import loop
 from system.rig import TINY, below, name_of, wait_for
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from system.rig import Rig
 
@@ -335,25 +335,33 @@ def test_the_resolved_limits_are_listed(tiny: Rig) -> None:
     assert tiny.json("list")[0]["limits"] == expected
 
 
+V1 = os.path.isdir("/sys/fs/cgroup/pids")
+
+
 @pytest.fixture
-def read_only_groups() -> tuple[str, ...]:
-    """A host whose groups for tasks and memory cannot be changed."""
+def unlimited() -> Iterator[tuple[str, ...]]:
+    """A host whose groups for tasks and memory cannot be changed; on v2, a group that nobody has delegated."""
     script = 'mount --make-rprivate /; for name in memory pids; do mount -o remount,bind,ro /sys/fs/cgroup/$name; done; exec "$@"'
-    assert os.path.isdir("/sys/fs/cgroup/pids"), "this test is for a host with control groups v1"
-    return ("unshare", "--mount", "sh", "-c", script, "sh")
+    group = f"/sys/fs/cgroup{Path('/proc/self/cgroup').read_text().splitlines()[-1].partition('::')[2]}/mere"
+    if V1:
+        yield ("unshare", "--mount", "sh", "-c", script, "sh")
+        return
+    os.mkdir(group)
+    yield ("sh", "-c", f'echo $$ > {group}/cgroup.procs; exec "$@"', "sh")
+    os.rmdir(group)
 
 
-def test_what_a_host_cannot_enforce_is_said(tiny: Rig, read_only_groups: tuple[str, ...]) -> None:
+def test_what_a_host_cannot_enforce_is_said(tiny: Rig, unlimited: tuple[str, ...]) -> None:
     tiny.define(TINY + 'limits = { memory = "64M", tasks = 10 }\n')
-    done = tiny.run("echo ran", prefix=read_only_groups)
+    done = tiny.run("echo ran", prefix=unlimited)
     assert (done.status, done.out) == (0, b"ran\n")
     assert "the limit on memory is not enforced" in done.said
     assert "the limit on tasks is not enforced" in done.said
-    checks = json.loads(tiny("doctor", "--json", prefix=read_only_groups).out)
+    checks = json.loads(tiny("doctor", "--json", prefix=unlimited).out)
     [groups] = [check for check in checks if check["name"] == "control groups"]
     assert groups["state"] == "warning"
     assert "the limit on memory is not enforced, the limit on tasks is not enforced" in groups["found"]
-    assert "/sys/fs/cgroup/memory" in groups["remedy"]
+    assert ("/sys/fs/cgroup/memory" if V1 else "systemd-run --scope -p Delegate=yes") in groups["remedy"]
 
 
 def test_doctor_says_how_a_disk_is_limited(tiny: Rig) -> None:
@@ -380,8 +388,12 @@ def test_swap_is_no_way_around_a_limit(tiny: Rig) -> None:
         assert child.stdout is not None
         assert child.stdout.readline() == b"begun\n"
         inside = wait_for(lambda: next((pid for pid in below(child.pid) if name_of(pid) == "sleep"), 0))
-        line = next(x for x in Path(f"/proc/{inside}/cgroup").read_text().splitlines() if ":memory:" in x)
-        group = Path(f"/sys/fs/cgroup/memory{line.split(':', 2)[2]}")
-        assert (group / "memory.memsw.limit_in_bytes").read_text() == f"{48 << 20}\n"
+        lines = [line.split(":", 2) for line in Path(f"/proc/{inside}/cgroup").read_text().splitlines()]
+        found = {controllers: path for _, controllers, path in lines}
+        if "memory" in found:
+            path = f"/sys/fs/cgroup/memory{found['memory']}/memory.memsw.limit_in_bytes"
+            assert Path(path).read_text() == f"{48 << 20}\n"
+        else:
+            assert Path(f"/sys/fs/cgroup{found['']}/memory.swap.max").read_text() == "0\n"
         child.send_signal(signal.SIGINT)
         assert child.wait(10) == 130
