@@ -69,7 +69,10 @@ class Group:
 
     def close(self) -> None:
         """Back to where this process was."""
-        for home in self._homes.values():
+        for hierarchy, home in self._homes.items():
+            if not hierarchy:
+                for group in (f"{home}/rtests-{os.getpid()}", home):  # else nobody may be moved there
+                    _hand_down(group, "-")
             _move(home)
             _remove(f"{home}/rtests-{os.getpid()}")
 
@@ -89,9 +92,13 @@ def _own_groups() -> list[tuple[str, str]]:
 
 def _delegate(group: str) -> None:
     """On a host with cgroup v2: the tests' group may limit those below it, as far as the one above it lets it."""
-    with contextlib.suppress(OSError), open(f"{os.path.dirname(group)}/cgroup.subtree_control", "w") as stream:
-        stream.write("+memory +cpu +pids")
+    _hand_down(os.path.dirname(group), "+")
     os.setxattr(group, "user.delegate", b"1")
+
+
+def _hand_down(group: str, sign: str) -> None:
+    with contextlib.suppress(OSError), open(f"{group}/cgroup.subtree_control", "w", encoding="ascii") as stream:
+        stream.write(f"{sign}memory {sign}cpu {sign}pids")
 
 
 def _move(group: str) -> None:

@@ -12,7 +12,7 @@ from roost.engine import seccomp
 from roost.engine.execute import Streams, execute
 from roost.engine.launch import account, describe, mount_all
 from roost.engine.spec import Bound, Limits, Overlaid, Spec
-from roost.errors import Error, HostError, Interrupted, StoreError, of_os
+from roost.errors import DefinitionError, Error, HostError, Interrupted, StoreError, of_os
 from roost.host import files, runner, syscalls
 from roost.results import Artifact, Result
 from roost.store import new_id
@@ -20,7 +20,7 @@ from roost.structs import Struct, asdict, replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from typing import Any, Self
 
     from roost.definition.model import Resolved
@@ -45,8 +45,8 @@ class Source(Struct, frozen=True, kw_only=True):
 class Run(Struct, frozen=True, kw_only=True):
     """What to run. ``directory`` empty: the first source's target, else the user's home.
 
-    ``limits`` replace those of the machine, by name: memory, disk and output in bytes, time in seconds, cpus, tasks; None
-    lifts one. ``timeout`` (seconds) is another way to say the time.
+    ``limits`` replace those of the machine, by name: memory, disk and output in bytes, time in seconds, cpus, tasks, or as
+    a definition writes them; None lifts one. ``timeout`` (seconds) is another way to say the time.
     ``artifacts`` are globs, relative to that directory or absolute; what they match goes to ``output``/MACHINE/.
     """
 
@@ -59,7 +59,7 @@ class Run(Struct, frozen=True, kw_only=True):
     artifacts: tuple[str, ...] = ()
     output: str = "artifacts"
     timeout: float | None = None
-    limits: dict[str, int | float | None] = {}
+    limits: dict[str, str | float | None] = {}
 
     @property
     def words(self) -> tuple[str, ...]:
@@ -229,7 +229,7 @@ class Session:
 
     def _limits(self, run: Run) -> Limits:
         limits = self._terms.limits if run.timeout is None else self._terms.limits.changed({"time": run.timeout})
-        return limits.changed(run.limits)
+        return limits.changed(_numbers(run.limits)) if run.limits else limits
 
     def _limit_disk(self, limits: Limits) -> list[str]:
         """Before a run: makes what limits the session's disk. What cannot be enforced any more is said."""
@@ -417,6 +417,21 @@ def _result(
         user_seconds=ended.user_seconds, system_seconds=ended.system_seconds, max_rss=ended.max_rss, session=record.id,
         log=log, tail=tail.decode(errors="replace"), error=ended.error, hint=ended.hint, warnings=tuple(warnings),
     )  # fmt: skip
+
+
+def _numbers(written: Mapping[str, str | float | None]) -> dict[str, float | None]:
+    """The limits of a run as numbers. Raises DefinitionError for one that cannot be."""
+    from roost.definition.checks import LIMITS, limit
+
+    found: dict[str, float | None] = {}
+    for name, value in written.items():
+        if name not in LIMITS:
+            raise DefinitionError(f"there is no limit {name!r}", hint=f"the limits are {', '.join(LIMITS)}")
+        number, wrong = (None, "") if value is None else limit(name, value)
+        if wrong:
+            raise DefinitionError(f"limits: {name}: {wrong}", hint="write it as in a definition, or as a number")
+        found[name] = number
+    return found
 
 
 def check_sources(sources: Sequence[Source]) -> None:

@@ -13,6 +13,7 @@ from xml.etree import ElementTree as ET
 import pytest
 
 import roost
+from roost.errors import DefinitionError
 from roost.host import loop
 from system.rig import TINY, below, name_of, wait_for
 
@@ -273,7 +274,7 @@ def test_a_session_that_cannot_be_kept_says_so_and_its_result_stays(small: Calla
     result = small(f"{FILL % '/tmp/x'}; exit 7", "--keep", "--limit", "disk=28M")
     assert (result["state"], result["status"], result["kept"]) == ("failed", 7, "")
     assert result["limit"] == "disk limit 28M"
-    assert "cannot be kept" in result["warnings"][0]
+    assert "could not be kept: its disk was not copied" in result["warnings"][0]
 
 
 def test_a_host_whose_disk_is_full_before_the_session_is(small: Callable[..., dict[str, Any]]) -> None:
@@ -324,6 +325,18 @@ def test_a_limit_that_is_none_is_refused(tiny: Rig, text: str, said: str) -> Non
     done = tiny.run("true", "--limit", text)
     assert done.status == 125
     assert said in done.said
+
+
+@pytest.mark.parametrize(
+    ("limits", "said"),
+    [({"speed": 1}, "no limit 'speed'"), ({"disk": 5}, "too little"), ({"time": "soon"}, "not a time")],
+)
+def test_a_limit_of_the_library_that_is_none_is_refused(tiny: Rig, limits: dict[str, Any], said: str) -> None:
+    manager = tiny.manager()
+    with pytest.raises(DefinitionError, match=said):
+        manager.run("tiny", roost.Run(command=("true",), limits=limits))
+    manager.close()
+    assert tiny.sessions() == []
 
 
 def test_the_resolved_limits_are_listed(tiny: Rig) -> None:

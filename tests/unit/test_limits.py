@@ -25,7 +25,8 @@ def test_a_limit_as_it_is_written(name: str, written: str | float, value: float)
 @pytest.mark.parametrize(
     ("name", "written"),
     [
-        ("memory", "1M"), ("memory", "-1"), ("memory", ""), ("memory", "2 G"), ("memory", "9" * 30), ("disk", "1M"), ("disk", "2048T"),
+        ("memory", "1M"), ("memory", float("nan")), ("disk", float("inf")),
+        ("memory", "-1"), ("memory", ""), ("memory", "2 G"), ("memory", "9" * 30), ("disk", "1M"), ("disk", "2048T"),
         ("output", 0), ("output", "K"), ("time", 0), ("time", "-1"), ("time", "inf"), ("time", "nan"), ("time", "m"), ("time", "1d"),
         ("time", "1e99"), ("cpus", "0"), ("cpus", "nan"), ("cpus", "inf"), ("tasks", "0"), ("tasks", "1.5"), ("tasks", "nan"),
         ("tasks", "inf"), ("tasks", "x"), ("tasks", 1 << 23),

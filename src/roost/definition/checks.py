@@ -203,7 +203,8 @@ def limit(name: str, written: str | float) -> tuple[int | float, str]:
     Numbers may be written as text too, as on a command line.
     """
     if name in _LEAST:
-        size = bytes_of(written if isinstance(written, str) else int(written))
+        whole = isinstance(written, str | int) or written == written // 1
+        size = bytes_of(written if isinstance(written, str) else int(written)) if whole else None
         return size or 0, _size(name, written, size)
     if name == "time":
         time = seconds_of(written)

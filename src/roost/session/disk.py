@@ -63,9 +63,7 @@ class Disk(Struct, frozen=True, kw_only=True):
             runner.in_child(lambda: self._copy(mount_point))
         except (Error, OSError) as e:
             brief, details = (e.brief, e.details) if isinstance(e, Error) else (f"{e.strerror}: {e.filename}", "")
-            raise StoreError(
-                f"the session cannot be kept: {brief}", details=details, hint="make room: `roost gc`"
-            ) from e
+            raise StoreError(f"its disk was not copied: {brief}", details=details, hint="make room: `roost gc`") from e
         os.unlink(self.image)
 
     def _copy(self, mount_point: str) -> None:
