@@ -382,6 +382,9 @@ def main() -> int:
     if os.geteuid() != 0:
         print("bench-peers: run it as root", file=sys.stderr)
         return 1
+    if not os.environ.get("ROOST_STATE"):
+        print("bench-peers: ROOST_STATE says where layers are kept; `make bench-peers` sets it", file=sys.stderr)
+        return 1
     if os.environ.get("ROOST_BENCH_INSIDE") != "1":
         os.environ["ROOST_BENCH_INSIDE"] = "1"
         os.execvp(
