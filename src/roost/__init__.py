@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from roost.api import Manager, Watch, load
     from roost.errors import Error
     from roost.gc import Removal
+    from roost.matrix import Variant
     from roost.plan import Plan
     from roost.results import Artifact, Result
     from roost.sessions import Run, Session, Source
@@ -19,11 +20,12 @@ if TYPE_CHECKING:
 _PUBLIC = {
     "Artifact": "roost.results", "Error": "roost.errors", "Manager": "roost.api", "Plan": "roost.plan", "Removal": "roost.gc",
     "Result": "roost.results", "Run": "roost.sessions", "Session": "roost.sessions", "Source": "roost.sessions",
-    "Stop": "roost.stop", "Watch": "roost.api", "load": "roost.api",
+    "Stop": "roost.stop", "Variant": "roost.matrix", "Watch": "roost.api", "load": "roost.api",
 }  # fmt: skip
 
 __all__ = [
-    "Artifact", "Error", "Manager", "Plan", "Removal", "Result", "Run", "Session", "Source", "Stop", "Watch", "__version__", "load",
+    "Artifact", "Error", "Manager", "Plan", "Removal", "Result", "Run", "Session", "Source", "Stop", "Variant", "Watch", "__version__",
+    "load",
 ]  # fmt: skip
 
 

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from roost.definition.model import Resolved
     from roost.events import Monitor
     from roost.gc import Removal
+    from roost.matrix import Cell, Variant
     from roost.records import Machines
     from roost.results import Result
     from roost.sessions import Run, Session
@@ -292,26 +293,30 @@ class Manager:
 
     def matrix(
         self, patterns: Sequence[str], run: Run, *, profile: str = "", jobs: int | None = None, keep: str = "never",
-        fail_fast: bool = False, times: int = 1, verify: bool = False,
+        fail_fast: bool = False, times: int = 1, variants: Sequence[Variant] = (), verify: bool = False,
     ) -> list[Result]:  # fmt: skip
         """The same run on every machine that ``patterns`` means, some at a time; the results in the machines' order.
 
+        With ``variants`` each machine has a run for each variant that fits it; ``times`` stands for as many equal ones.
         ``keep``: never, on-failure or always. With ``fail_fast`` nothing starts after the first that did not pass.
         ``verify``: nothing starts at all unless every layer is what it was when it was made (StoreError).
         A machine whose layers cannot be made has a result that says so. Logs go below the store's ``results``.
         """
         from roost.build import default_jobs
-        from roost.matrix import Cell, Matrix
+        from roost.matrix import Matrix, Variant, cells_of
         from roost.results import Result, plain
         from roost.sessions import check_sources, terms_of
 
         check_sources(run.sources)
+        if times > 1:
+            variants = [Variant(name=str(number + 1)) for number in range(times)]
         names = [machine.name for machine in self.machines(patterns, profile=profile)]
         plan, errors = self._built(names, jobs=jobs, verify=verify)
         watch = self._watch
         logs = os.path.join(self.store.state, "results", run_id())
         os.mkdir(logs, 0o755)
-        cells, unmade = [], {}
+        cells: list[Cell] = []
+        unmade = {}
         for item in plan.machines:
             missing = [digest for digest in item.layers if not self.store.has(digest)]
             if missing:
@@ -322,9 +327,7 @@ class Manager:
                     tail=error.details if error else "",
                 )  # fmt: skip
                 continue
-            for number in range(times):
-                key = item.machine.name if times == 1 else f"{item.machine.name}.{number + 1}"
-                cells.append(Cell(record=_record(item), terms=terms_of(item.machine), run=run, key=key))
+            cells += cells_of(_record(item), terms_of(item.machine), run, variants)
         matrix = Matrix(
             self.store, watch.monitor, jobs=jobs or default_jobs(), keep=keep, fail_fast=fail_fast, logs=logs, stop=watch.stop,
             tick=watch.tick, interval=watch.interval,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fnmatch
 import os
 from typing import TYPE_CHECKING, Any
 
+from roost.errors import DefinitionError
 from roost.events import RunEnded, RunOutput, RunStarted, Warned
 from roost.pool import Job, Pool
 from roost.results import Result, of_plain
@@ -23,13 +25,79 @@ if TYPE_CHECKING:
     from roost.store import Store
 
 
+class Variant(Struct, frozen=True, kw_only=True):
+    """One of several runs on each machine.
+
+    ``name`` is part of file names. ``environment`` is added to the run's, ``command`` (when there is one) takes the
+    place of the run's. ``machines``: names and globs of those that it is meant for; none means all.
+    """
+
+    name: str
+    environment: dict[str, str] = {}
+    command: tuple[str, ...] = ()
+    machines: tuple[str, ...] = ()
+
+    def fits(self, machine: str) -> bool:
+        """Whether it is meant for this machine."""
+        return not self.machines or any(fnmatch.fnmatchcase(machine, pattern) for pattern in self.machines)
+
+    def of(self, run: Run) -> Run:
+        """The run as this variant has it; artifacts go into a directory of its own."""
+        return replace(
+            run, command=self.command or run.command, environment={**run.environment, **self.environment},
+            output=os.path.join(run.output, self.name),
+        )  # fmt: skip
+
+
+def axes(texts: Sequence[str]) -> list[Variant]:
+    """The variants of ``NAME=A,B,C``, every combination of several such: what ``--matrix`` says.
+
+    Raises DefinitionError for what is none, and where two values would have the same name.
+    """
+    from itertools import product
+    from re import sub
+
+    found: dict[str, list[str]] = {}
+    for text in texts:
+        name, given, values = text.partition("=")
+        if not given or not (name.isascii() and name.replace("_", "a").isalnum()) or name[:1].isdigit():
+            raise DefinitionError(
+                f"--matrix {text}: {name!r} cannot be a variable's name", hint="write --matrix NAME=A,B,C"
+            )
+        found[name] = values.split(",")
+    variants: dict[str, Variant] = {}
+    for chosen in product(*found.values()) if found else ():
+        name = ".".join(sub("[^A-Za-z0-9_+=-]", "_", value) or "_" for value in chosen)
+        if len(name) > 100:
+            raise DefinitionError(f"--matrix: the name {name[:40]!r}… is too long for a file's", hint="use shorter values")
+        if name in variants:
+            raise DefinitionError(
+                f"--matrix: two variants would be called {name!r}", hint="values must differ in letters, digits or _+=-"
+            )
+        variants[name] = Variant(name=name, environment=dict(zip(found, chosen, strict=True)))
+    return list(variants.values())
+
+
 class Cell(Struct, frozen=True, kw_only=True):
-    """One machine's part: its session's record (the id is given when it starts), its terms and its run."""
+    """One machine's part: its session's record (the id is given when it starts), its terms, its run, its variant's name."""
 
     record: SessionRecord
     terms: Terms
     run: Run
-    key: str
+    variant: str = ""
+
+    @property
+    def key(self) -> str:
+        """What events and logs call it: the machine, and the variant after a dot."""
+        return f"{self.record.machine}.{self.variant}" if self.variant else self.record.machine
+
+
+def cells_of(record: SessionRecord, terms: Terms, run: Run, variants: Sequence[Variant]) -> list[Cell]:
+    """A machine's cells: one, or one for each variant that fits it."""
+    if not variants:
+        return [Cell(record=record, terms=terms, run=run)]
+    fitting = [variant for variant in variants if variant.fits(record.machine)]
+    return [Cell(record=record, terms=terms, run=variant.of(run), variant=variant.name) for variant in fitting]
 
 
 class Matrix:
@@ -68,7 +136,7 @@ class Matrix:
     def _result(self, cell: Cell, done: Done) -> Result:
         if done.value is not None:
             return of_plain(done.value)
-        plain = Result(machine=cell.record.machine, command=cell.run.words, state="skipped")
+        plain = Result(machine=cell.record.machine, variant=cell.variant, command=cell.run.words, state="skipped")
         if done.interrupted:
             return replace(plain, state="interrupted")
         if done.error is None:
@@ -94,6 +162,7 @@ class Matrix:
             on_output=lambda stream, data: monitor(RunOutput(machine=key, stream=stream, data=data)),
             on_start=lambda session: monitor(RunStarted(machine=key, session=session, log=log)),
         )  # fmt: skip
+        result = replace(result, variant=cell.variant)
         for text in result.warnings:
             monitor(Warned(message=text, machine=key))
         monitor(RunEnded(machine=key, state=result.state, seconds=result.seconds))

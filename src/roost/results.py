@@ -42,7 +42,8 @@ class Result(Struct, frozen=True, kw_only=True):
     ``status`` is the command's exit status, None when it has none; ``signal`` is a name such as SIGSEGV. ``limit`` names
     the limits that were reached, whoever of the run's processes did: ``memory limit 512M``.
     ``started`` is seconds since the epoch; ``seconds``, ``user_seconds`` and ``system_seconds`` are durations,
-    ``max_rss`` is bytes. ``kept`` is the session's id when it was kept. ``tail`` is the last of the output.
+    ``max_rss`` is bytes. ``variant``: which of a machine's several runs. ``kept`` is the session's id when it was kept.
+    ``tail`` is the last of the output.
     """
 
     machine: str
@@ -64,6 +65,12 @@ class Result(Struct, frozen=True, kw_only=True):
     hint: str = ""
     warnings: tuple[str, ...] = ()
     artifacts: tuple[Artifact, ...] = ()
+    variant: str = ""
+
+    @property
+    def name(self) -> str:
+        """The machine, and the variant after a dot."""
+        return f"{self.machine}.{self.variant}" if self.variant else self.machine
 
     @property
     def passed(self) -> bool:
@@ -207,7 +214,7 @@ def _junit_kind(result: Result) -> str:
 def _testcase(result: Result, suite: str) -> Element:
     from xml.etree.ElementTree import Element, SubElement
 
-    case = Element("testcase", classname=_xml(suite), name=_xml(result.machine), time=f"{result.seconds:.3f}")
+    case = Element("testcase", classname=_xml(suite), name=_xml(result.name), time=f"{result.seconds:.3f}")
     if kind := _junit_kind(result):
         why = result.error.partition("\n")[0] if result.error else ending(result)
         child = SubElement(case, kind, message=_xml(why))

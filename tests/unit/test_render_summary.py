@@ -127,3 +127,50 @@ def test_after_a_single_run() -> None:
     assert note(KILLED, style=Style()) == "trixie: killed by SIGSEGV after 12 s\n"
     assert note(ERROR, style=Style()) == "noble: could not be run\n  no session: disk full\n  hint: roost gc\n"
     assert note(FAILED, style=Style()).endswith("session kept: roost session shell sid-3f2a\n")
+
+
+def many(failing: dict[str, str]) -> list[Result]:
+    """582 runs on 30 machines; ``failing`` has the state of some by their names."""
+    variants = [(f"m{at:02}", str(number)) for number in range(20) for at in range(30 if number < 19 else 12)]
+    return [
+        result(
+            machine,
+            failing.get(f"{machine}.{variant}", "passed"),
+            variant=variant,
+            status=0,
+            seconds=1.0,
+            tail="no space\n",
+        )
+        for machine, variant in variants
+    ]
+
+
+def test_582_runs_fit_on_a_screen() -> None:
+    text = shown(many({}), 100)
+    assert text.count("\n") < 40
+    assert "m29      ✓ 19 of 19 passed" in text
+    assert text.splitlines()[-1].startswith("582 passed")
+
+
+def test_failures_that_are_alike_are_shown_once() -> None:
+    text = shown(many({f"m07.{number}": "killed" for number in range(9)} | {"m03.1": "timed-out"}), 100)
+    lines = text.splitlines()
+    assert [line.split()[0] for line in lines[29:31]] == ["m03", "m07"]  # those with failures last
+    assert "✗ 11 of 20 passed, 9 killed" in next(line for line in lines if line.startswith("m07"))
+    assert text.count("│ no space") == 2
+    assert "  the same: m07.1, m07.2, m07.3, m07.4, m07.5, m07.6 and 2 more\n" in text
+    assert text.count("\n") < 55
+    assert text.splitlines()[-1].startswith("572 passed, 10 failed (")
+
+
+def test_a_matrix_that_fails_everywhere_in_its_own_way_is_still_short() -> None:
+    runs = [result(f"m{at}", "failed", variant="x", status=at + 1, tail=f"{at}\n") for at in range(30)]
+    text = shown(runs, 100)
+    assert text.count("✗ m") == 6
+    assert "failed otherwise: m0.x, m1.x, m2.x, m3.x, m4.x, m5.x and 18 more\n" in text
+
+
+def test_what_was_skipped_is_counted() -> None:
+    text = shown(many({f"m01.{number}": "skipped" for number in range(12)}), 100)
+    assert "· 8 of 20 passed, 12 skipped" in text
+    assert "skipped: m01.0, m01.1, m01.2, m01.3, m01.4, m01.5 and 6 more: not started" in text

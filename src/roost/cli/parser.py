@@ -182,6 +182,13 @@ def _run_verbs(verbs: Any) -> None:
     run.add_argument("--all", action="store_true", help="all machines of the definition")
     run.add_argument("--profile", metavar="NAME", default="", help="only machines that have this profile")
     run.add_argument("-j", "--jobs", type=_count, metavar="N", help="machines at a time (default: by cores and memory)")
+    run.add_argument(
+        "--matrix",
+        action="append",
+        default=[],
+        metavar="NAME=A,B,C",
+        help="a run for each value, which is in the environment as NAME; again: for each combination",
+    )
     run.add_argument("--fail-fast", action="store_true", help="start nothing more once one has not passed")
     run.add_argument("--junit", metavar="FILE", help="write the results as JUnit XML too")
     _session_options(run)

@@ -40,7 +40,7 @@ def run(options: argparse.Namespace) -> int:
     what = run_of(options)
     if options.junit:
         _check_file(options.junit)
-    single = len(names) == 1 and not options.all and not options.profile and names == options.machines
+    single = len(names) == 1 and not (options.all or options.profile or options.matrix) and names == options.machines
     began = time.monotonic()
     results = [_single(options, loaded, names[0], what)] if single else _matrix(options, loaded, names, what)
     seconds = time.monotonic() - began
@@ -103,10 +103,22 @@ def _check_file(path: str) -> None:
 
 
 def _matrix(options: argparse.Namespace, loaded: Loaded, names: list[str], what: roost.Run) -> list[roost.Result]:
-    with watched(options, names if len(names) > 1 else [names[0], ""]) as (watch, _):
+    variants: list[roost.Variant] = []
+    if options.matrix:
+        from roost.matrix import axes
+
+        variants = axes(options.matrix)
+    rows = [f"{name}.{variant.name}" for name in names for variant in variants] or names
+    with watched(options, rows if len(rows) > 1 else [rows[0], ""]) as (watch, _):
         manager = roost.Manager(loaded, state=options.state, watch=watch)
         return manager.matrix(
-            names, what, jobs=options.jobs, keep=options.keep, fail_fast=options.fail_fast, verify=options.verify
+            names,
+            what,
+            jobs=options.jobs,
+            keep=options.keep,
+            fail_fast=options.fail_fast,
+            variants=variants,
+            verify=options.verify,
         )
 
 
