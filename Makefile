@@ -11,15 +11,17 @@ unexport PYTHONDONTWRITEBYTECODE
 # what Roost uses, then what building and testing it does
 DEBIAN := systemd-container mmdebstrap debootstrap debian-archive-keyring util-linux coreutils \
           gcc libc6-dev make groff-base busybox-static python3 python3-venv git iproute2 procps e2fsprogs xfsprogs libarchive-tools xz-utils gpg apt-utils ca-certificates
+# what `make bench-peers` compares with: nothing else needs it
+PEERS := podman crun conmon schroot debspawn sbuild mmdebstrap debootstrap bubblewrap uidmap zstd
 
 # how long `make fuzz` takes in all; TARGETS are all of tests/fuzz when empty
 SECONDS ?= 60
 TARGETS ?=
 
-.PHONY: help setup demo test fuzz bench picture docs lint clean
+.PHONY: help setup demo test fuzz bench bench-peers bench-scale picture docs lint clean
 
 help:  ## say what there is
-	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
 
 setup: $(VENV)/.ready  ## install what Roost and its tests need, once
 
@@ -45,6 +47,13 @@ fuzz: setup  ## look for input that breaks something, coverage-guided, for SECON
 
 bench: setup  ## print how fast Roost is, as ratios against the bare tools
 	@$(VENV)/bin/python -m tools.bench
+
+bench-peers: setup  ## install what Debian has of Roost's peers, and compare; WRITE=1 writes docs/peers.md
+	@tools/install-debian-packages $(PEERS)
+	@$(VENV)/bin/python -m tools.bench_peers $(if $(WRITE),--write) $(if $(QUICK),--quick)
+
+bench-scale: setup  ## 582 jobs on 30 machines, 5,000 sessions, a store with 10,000 kept ones; QUICK=1: a tenth
+	@$(VENV)/bin/python -m tools.bench_scale $(if $(QUICK),--quick)
 
 picture: setup  ## draw the README's picture from a real run of the demo
 	@tools/make-picture $(ROOST)

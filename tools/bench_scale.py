@@ -35,35 +35,52 @@ MACHINES = 30
 JOBS = 582
 CORES = len(os.sched_getaffinity(0))
 
-# A small C program, as one test of a library is: it sorts, formats and checks, and takes a compiler a moment.
-PROGRAM = """
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
+# A small C program of three files, as one test of a library is: it sorts, formats and checks.
+FILES = {
+    "item.h": """#include <stddef.h>
 struct item { char name[16]; unsigned key; };
+unsigned mix(unsigned x);
+void fill(struct item *items, size_t count);
+void sort(struct item *items, size_t count);
+""",
+    "fill.c": """#include <stdio.h>
+#include "item.h"
+unsigned mix(unsigned x) { x ^= x >> 16; x *= 0x7feb352dU; x ^= x >> 15; x *= 0x846ca68bU; return x ^ x >> 16; }
+void fill(struct item *items, size_t count) {
+    for (size_t i = 0; i < count; i++) {
+        items[i].key = mix((unsigned)i);
+        snprintf(items[i].name, sizeof items[i].name, "%08x", items[i].key);
+    }
+}
+""",
+    "sort.c": """#include <stdlib.h>
+#include "item.h"
 static int by_key(const void *a, const void *b) {
     const struct item *x = a, *y = b;
     return x->key < y->key ? -1 : x->key > y->key;
 }
-static unsigned mix(unsigned x) { x ^= x >> 16; x *= 0x7feb352dU; x ^= x >> 15; x *= 0x846ca68bU; return x ^ x >> 16; }
+void sort(struct item *items, size_t count) { qsort(items, count, sizeof items[0], by_key); }
+""",
+    "job.c": """#include <stdio.h>
+#include <string.h>
+#include "item.h"
+enum { COUNT = 100000 };
+static struct item items[COUNT];
 int main(void) {
-    static struct item items[20000];
-    for (unsigned i = 0; i < 20000; i++) { items[i].key = mix(i); snprintf(items[i].name, sizeof items[i].name, "%08x", items[i].key); }
-    qsort(items, 20000, sizeof items[0], by_key);
-    for (unsigned i = 1; i < 20000; i++)
+    fill(items, COUNT);
+    sort(items, COUNT);
+    for (size_t i = 1; i < COUNT; i++)
         if (items[i - 1].key > items[i].key || strcmp(items[i - 1].name, items[i].name) > 0) { puts("not sorted"); return 1; }
-    printf("sorted %s to %s\\n", items[0].name, items[19999].name);
+    printf("sorted %s to %s\\n", items[0].name, items[COUNT - 1].name);
     return 0;
 }
-"""
-JOB = f"""set -e
-d=$(mktemp -d); cd "$d"
-cat > job.c <<'END'
-{PROGRAM}END
-gcc -O2 -Wall -Wextra -Werror -o job job.c
-./job
-cd /; rm -r "$d"
-"""
+""",
+}
+JOB = (
+    'set -e\nd=$(mktemp -d); cd "$d"\n'
+    + "".join(f"cat > {name} <<'END'\n{text}END\n" for name, text in FILES.items())
+    + 'for f in fill sort job; do gcc -O2 -Wall -Wextra -Werror -c $f.c; done\ngcc -o job *.o\n./job\ncd /; rm -r "$d"\n'
+)
 
 
 def definition(machines: int = MACHINES) -> str:

@@ -20,7 +20,7 @@ _roost() {
             --) return ;;  # a command of the machine
             -f|--file) file=${COMP_WORDS[i + 1]}; ((i++)) ;;
             --state) state=${COMP_WORDS[i + 1]}; ((i++)) ;;
-            -f|--file|--state|-j|--jobs|--profile|--junit|-u|--user|-w|--directory|--source|--bind|--env|--limit|--timeout|--artifact|--output|--content) ((i++)) ;;
+            -f|--file|--state|-j|--jobs|--profile|--matrix|--junit|-u|--user|-w|--directory|--source|--bind|--env|--limit|--timeout|--artifact|--output|--content) ((i++)) ;;
             -*|=) ;;
             *)
                 if [[ -z $verb ]]; then verb=$word
@@ -44,7 +44,7 @@ _roost() {
         'plan') options=''; kind=machines ;;
         'doctor') options=''; kind=nothing ;;
         'build') options='-j --jobs --verify --keep-failed'; kind=machines ;;
-        'run') options='--all --profile -j --jobs --fail-fast --junit --verify -u --user -w --directory --source --bind --env --limit --keep --timeout --artifact --output --keep=always --keep=on-failure'; kind=machines ;;
+        'run') options='--all --profile -j --jobs --matrix --fail-fast --junit --verify -u --user -w --directory --source --bind --env --limit --keep --timeout --artifact --output --keep=always --keep=on-failure'; kind=machines ;;
         'shell') options='--verify -u --user -w --directory --source --bind --env --limit --keep --keep=always --keep=on-failure'; kind=machines ;;
         'session list') options=''; kind=nothing ;;
         'session shell') options='-u --user'; kind=sessions ;;
@@ -61,10 +61,10 @@ _roost() {
     case $prev in
             -f|--file|--junit|--bind) kind=files ;;
             --state|--source|--output) kind=directories ;;
-            -j|--jobs|--profile|-u|--user|-w|--directory|--env|--limit|--timeout|--artifact|--content) kind=nothing ;;
+            -j|--jobs|--profile|--matrix|-u|--user|-w|--directory|--env|--limit|--timeout|--artifact|--content) kind=nothing ;;
     esac
     case $prev in
-        -f|--file|--state|-j|--jobs|--profile|--junit|-u|--user|-w|--directory|--source|--bind|--env|--limit|--timeout|--artifact|--output|--content) words= ;;
+        -f|--file|--state|-j|--jobs|--profile|--matrix|--junit|-u|--user|-w|--directory|--source|--bind|--env|--limit|--timeout|--artifact|--output|--content) words= ;;
         *) [[ $cur == -* ]] && words="$options -f --file --state --json -q --quiet -v --verbose --help" && kind=nothing ;;
     esac
     case $kind in

@@ -62,6 +62,7 @@ complete -c roost -n __fish_use_subcommand -f -a run -d 'run a command in throwa
 complete -c roost -n '__fish_seen_subcommand_from run' -l all -d 'all machines of the definition'
 complete -c roost -n '__fish_seen_subcommand_from run' -l profile -x -d 'only machines that have this profile'
 complete -c roost -n '__fish_seen_subcommand_from run' -s j -l jobs -x -d 'machines at a time (default: by cores and memory)'
+complete -c roost -n '__fish_seen_subcommand_from run' -l matrix -x -d 'a run for each value, which is in the environment as NAME; again: for each combination'
 complete -c roost -n '__fish_seen_subcommand_from run' -l fail-fast -d 'start nothing more once one has not passed'
 complete -c roost -n '__fish_seen_subcommand_from run' -l junit -r -F -d 'write the results as JUnit XML too'
 complete -c roost -n '__fish_seen_subcommand_from run' -l verify -d 'start nothing unless every layer is what it was when it was made'

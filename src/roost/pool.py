@@ -211,12 +211,14 @@ class Pool:
         return self._done
 
     def _start(self, waiting: list[Job], poller: selectors.BaseSelector) -> list[Job]:
-        left = []
-        for job in waiting:
+        left: list[Job] = []
+        for number, job in enumerate(waiting):
+            if len(self._running) >= self._limit and not self._stopping:
+                return left + waiting[number:] if number else waiting  # thousands may wait: they are not looked at each time
             before = [self._done.get(key) for key in job.after]
             if self._stopping or any(done is not None and not done.well for done in before):
                 self._done[job.key] = Done(key=job.key, skipped=True)
-            elif len(self._running) < self._limit and all(before):
+            elif all(before):
                 child = _Child(job)
                 self._running[job.key] = child
                 poller.register(child.reader, selectors.EVENT_READ, child)
