@@ -355,15 +355,16 @@ def measure(at: Place, options: argparse.Namespace) -> dict[str, Any]:
     bench = Bench(at, roost.Manager(roost.load(at.definition)), QUICK if options.quick else FULL)
     bench.prepare()
     found = bench.provided()
-    document = {
+    document: dict[str, Any] = {
         "facts": facts(at),
         "found": found,
         "notes": {way.name: way.note for way in WAYS},
         "lines": {way.name: at.shown(way.argv(at, "bookworm", ("/bin/true",))) for way in WAYS},
-        "start": bench.single("start", ("/bin/true",)),
-        "job": bench.single("job", ("/bin/sh", "-c", JOB)),
-        "matrix": bench.matrix(),
     }
+    if not options.only_base:
+        document["start"] = bench.single("start", ("/bin/true",))
+        document["job"] = bench.single("job", ("/bin/sh", "-c", JOB))
+        document["matrix"] = bench.matrix()
     if not options.no_base:
         document |= bench.bases()
         document["makers"] = {
@@ -378,6 +379,7 @@ def main() -> int:
     parser.add_argument("--write", action="store_true", help="write docs/peers.md")
     parser.add_argument("--quick", action="store_true", help="few runs: to see that all works")
     parser.add_argument("--no-base", action="store_true", help="make no bases: they take most of the time")
+    parser.add_argument("--only-base", action="store_true", help="make bases, and run nothing in them")
     options = parser.parse_args()
     if os.geteuid() != 0:
         print("bench-peers: run it as root", file=sys.stderr)

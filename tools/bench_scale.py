@@ -114,6 +114,7 @@ def matrix(state: str, path: str, jobs: int, script: str) -> dict[str, Any]:
     own = resource.getrusage(resource.RUSAGE_SELF)
     results = manager.matrix(["*"], roost.Run(command=("sh", "-c", script)), jobs=CORES, variants=variants(jobs, names))
     seconds = time.perf_counter() - began
+    manager.close()
     after, mine = resource.getrusage(resource.RUSAGE_CHILDREN), resource.getrusage(resource.RUSAGE_SELF)
     return {
         "seconds": seconds,

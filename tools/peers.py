@@ -215,12 +215,11 @@ def _prepare_sbuild(at: Place) -> None:
 
 def _mmdebstrap(at: Place, release: str, command: Sequence[str]) -> tuple[str, ...]:
     tree = at.scratch()
-    inside = f"mkdir {tree} && tar -C {tree} --exclude=./dev/* -xf {at.archive(release)} && chroot {tree} {shlex.join(command)}"
-    return (
-        "sh",
-        "-c",
-        f"mkdir -m 1777 -p {at.ram}; mmdebstrap --unshare-helper sh -c {shlex.quote(f'{inside}; s=$?; rm -rf {tree}; exit $s')}",
+    unpack = (
+        f"mkdir {tree} && tar -C {tree} --exclude=./dev/* -xf {at.archive(release)} && mount -t proc proc {tree}/proc"
     )
+    inside = f"{unpack} && chroot {tree} {shlex.join(command)}; s=$?; umount {tree}/proc; rm -rf {tree}; exit $s"
+    return ("mmdebstrap", "--unshare-helper", "sh", "-c", inside)
 
 
 def _debspawn(at: Place, release: str, command: Sequence[str]) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from roost.events import Monitor
+    from roost.host.ranges import Range
     from roost.pool import Done
     from roost.records import SessionRecord
     from roost.sessions import Run, Terms
@@ -114,13 +115,22 @@ class Matrix:
         self._logs = logs
         self._pool = Pool(jobs, monitor, stop=stop, tick=tick, interval=interval)
         self._results: dict[str, Result] = {}
+        self._held: dict[str, Range] = {}
 
     def run(self, cells: Sequence[Cell]) -> list[Result]:
         """All results, in the order of ``cells``; a cell that never started is skipped."""
         by_key = {cell.key: cell for cell in cells}
         jobs = [Job(key=cell.key, work=self._work(cell)) for cell in cells]
 
+        def on_start(key: str) -> None:
+            # a range with its namespace is made once for each job at a time, not for each job
+            if by_key[key].record.private_users:
+                self._held[key] = self._store.ranges.take(key)
+
         def on_done(done: Done) -> bool:
+            if done.key in self._held:
+                held = self._held.pop(done.key)
+                (self._store.ranges.drop if done.value is None else self._store.ranges.give_back)(held)
             result = self._result(by_key[done.key], done)
             self._results[done.key] = result
             if done.error is not None:
@@ -128,7 +138,12 @@ class Matrix:
                 self._monitor(RunEnded(machine=done.key, state=result.state, seconds=result.seconds))
             return result.passed or not self._fail_fast
 
-        for key, done in self._pool.run(jobs, on_done=on_done).items():
+        try:
+            ended = self._pool.run(jobs, on_start=on_start, on_done=on_done)
+        finally:
+            while self._held:
+                self._store.ranges.drop(self._held.popitem()[1])
+        for key, done in ended.items():
             if key not in self._results:
                 self._results[key] = self._result(by_key[key], done)
         return [self._results[cell.key] for cell in cells]
@@ -146,6 +161,8 @@ class Matrix:
 
     def _work(self, cell: Cell) -> Callable[[Monitor, int], Any]:
         def work(monitor: Monitor, stop_fd: int) -> Any:
+            if cell.key in self._held:
+                self._store.ranges.borrow(self._held[cell.key])
             try:
                 return plain_of(self._once(cell, monitor, stop_fd))
             finally:

@@ -192,15 +192,21 @@ class Pool:
         self._done: dict[str, Done] = {}
         self._stopping = False
 
-    def run(self, jobs: Sequence[Job], *, on_done: Callable[[Done], bool] | None = None) -> dict[str, Done]:
-        """Runs all, in their order as far as ``after`` allows; ``on_done`` says False when no further one may start."""
+    def run(
+        self, jobs: Sequence[Job], *, on_start: Callable[[str], None] = lambda _key: None,
+        on_done: Callable[[Done], bool] | None = None,
+    ) -> dict[str, Done]:  # fmt: skip
+        """Runs all, in their order as far as ``after`` allows; ``on_done`` says False when no further one may start.
+
+        ``on_start`` is called in this process just before a job's own is made, with its key.
+        """
         waiting = list(jobs)
         with contextlib.closing(selectors.DefaultSelector()) as poller:
             if self._stop is not None:
                 poller.register(self._stop.fd, selectors.EVENT_READ)
             try:
                 while waiting or self._running:
-                    waiting = self._start(waiting, poller)
+                    waiting = self._start(waiting, poller, on_start)
                     if not self._running:
                         break
                     self._turn(poller, on_done)
@@ -210,15 +216,18 @@ class Pool:
             self._done[job.key] = Done(key=job.key, skipped=True)
         return self._done
 
-    def _start(self, waiting: list[Job], poller: selectors.BaseSelector) -> list[Job]:
+    def _start(self, waiting: list[Job], poller: selectors.BaseSelector, on_start: Callable[[str], None]) -> list[Job]:
         left: list[Job] = []
         for number, job in enumerate(waiting):
             if len(self._running) >= self._limit and not self._stopping:
-                return left + waiting[number:] if number else waiting  # thousands may wait: they are not looked at each time
+                return (
+                    left + waiting[number:] if number else waiting
+                )  # thousands may wait: they are not looked at each time
             before = [self._done.get(key) for key in job.after]
             if self._stopping or any(done is not None and not done.well for done in before):
                 self._done[job.key] = Done(key=job.key, skipped=True)
             elif all(before):
+                on_start(job.key)
                 child = _Child(job)
                 self._running[job.key] = child
                 poller.register(child.reader, selectors.EVENT_READ, child)

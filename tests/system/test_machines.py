@@ -20,7 +20,7 @@ FOUR = ",".join(RELEASES)
 def test_users_are_mapped_and_filters_are_on_in_every_machine(farm: Rig, tmp_path: Path) -> None:
     (tmp_path / "here").write_text("x\n")
     script = "id -u; grep Seccomp /proc/self/status; cat /proc/self/uid_map; cat here; hostname"
-    done = farm("run", FOUR, "--source", ".", "--json", "--", "sh", "-c", script)
+    done = farm("run", FOUR, "-j", "4", "--source", ".", "--json", "--", "sh", "-c", script)
     assert done.status == 0, done
     results = json.loads(done.out)["results"]
     assert [result["machine"] for result in results] == list(RELEASES)

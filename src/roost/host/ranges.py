@@ -31,6 +31,7 @@ class Ranges:
         self._directory = directory
         self._free: list[Range] = []
         self._owner = os.getpid()
+        self._borrowed = False
         weakref.finalize(self, _give_up, self._free, directory, self._owner)
 
     def take(self, session: str) -> Range:
@@ -44,8 +45,20 @@ class Ranges:
         """To be called when nothing runs in the range any more."""
         self._free.append(held)
 
+    def drop(self, held: Range) -> None:
+        """Lets go of a range in which something may still be ending: only when all that has gone is it anybody's."""
+        _give_up([held], self._directory, self._owner)
+
+    def borrow(self, held: Range) -> None:
+        """In a forked process: the next session has this range, which stays the parent's."""
+        self._free[:] = [held]
+        self._owner = os.getpid()
+        self._borrowed = True
+
     def close(self) -> None:
         """Gives up the free ranges."""
+        if self._borrowed:
+            self._free.clear()
         _give_up(self._free, self._directory, self._owner)
 
     def _allot(self, session: str) -> Range:
