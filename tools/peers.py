@@ -70,7 +70,7 @@ class Place:
         """A command line for the documentation: directories of this run have names in place of their paths."""
         text = shlex.join(argv).replace(self.roost, "roost").replace(self.definition, "roost.toml")
         text = text.replace(f"{self.work}/trees/", "TREES/").replace(self.ram, "RAM").replace(self.work, "WORK")
-        return text.replace(" -f roost.toml", "").replace("systemd-nspawn --keep-unit --register=no", "systemd-nspawn")
+        return text.replace(" -f roost.toml", "")
 
 
 class Way(NamedTuple):

@@ -119,6 +119,23 @@ not say which tool is better.
 """
 
 
+_SETUP = """## How they are set up
+
+- **nspawn** gets `--keep-unit --register=no`: without systemd as PID 1 it starts in no other way.
+- **podman** has its storage on disk with the kernel's overlay, crun, and the host's network as all others here. Where this
+  process may not raise limits (no CAP_SYS_RESOURCE), `--ulimit` names those that there are. crun refuses control groups of v1
+  with controllers on v2 beside them; there the `unshare -m` before it hides v2, which costs about 2 ms. The row "fewest
+  features" has no control group and no image: an overlay over the plain directory.
+- **schroot** has `type=directory`, `union-type=overlay`, `profile=minimal`, and its overlays on a tmpfs.
+- **sbuild** has `$chroot_mode = 'unshare'` and unpacks into a tmpfs. It runs builds of packages, no single commands: a few
+  lines of Perl make the calls that a build makes, `setup`, `run_command` and `cleanup`.
+- **debspawn** gets the same trees with `python3-minimal` and `eatmydata` on top, which it wants inside, and unpacks into a
+  tmpfs. Before each command it updates the session with apt; there is no option against it. Where there is no system bus, a
+  `systemd-nspawn` in its PATH adds `--keep-unit --register=no`.
+- **bubblewrap** has no overlay before version 0.11: one row shows the tree read-only, one over an overlay made by hand.
+"""
+
+
 def _short(found: Found | None) -> str:
     if found is None:
         return ""
@@ -145,7 +162,14 @@ def _details(document: dict[str, Any]) -> list[str]:
         "`capabilities` counts those in the bounding set; inside a user namespace they rule only what belongs to it.",
         "",
     ]
-    lines += ["## Command lines", "", "`TREES` and `WORK` are directories on disk, `RAM` is a tmpfs.", "", "```text"]
+    lines += [
+        _SETUP,
+        "## Command lines",
+        "",
+        "`TREES` and `WORK` are directories on disk, `RAM` is a tmpfs.",
+        "",
+        "```text",
+    ]
     lines += [f"{name}\n    {line}" for name, line in document["lines"].items()]
     lines += ["```", ""]
     if "makers" in document:
