@@ -70,7 +70,9 @@ def axes(texts: Sequence[str]) -> list[Variant]:
     for chosen in product(*found.values()) if found else ():
         name = ".".join(sub("[^A-Za-z0-9_+=-]", "_", value) or "_" for value in chosen)
         if len(name) > 100:
-            raise DefinitionError(f"--matrix: the name {name[:40]!r}… is too long for a file's", hint="use shorter values")
+            raise DefinitionError(
+                f"--matrix: the name {name[:40]!r}… is too long for a file's", hint="use shorter values"
+            )
         if name in variants:
             raise DefinitionError(
                 f"--matrix: two variants would be called {name!r}", hint="values must differ in letters, digits or _+=-"
