@@ -253,6 +253,10 @@ def headline(state: str, path: str, jobs: int) -> None:
     print(f"all processes {large['all_cpu']:.1f} s, of which the manager {large['manager_cpu']:.2f} s")
     print(f"  CPU of the jobs alone / (wall * cores): {alone / (wall * CORES):.1%}; the chroot loop's own: ", end="")
     print(f"{alone / (chroot[0] * CORES):.1%}; cores busy at all: {large['all_cpu'] / (wall * CORES):.1%}")
+    over = (large["all_cpu"] - alone) / jobs * 1000
+    print(
+        f"  CPU of the jobs alone / CPU of all processes: {alone / large['all_cpu']:.1%}, {over:.1f} ms over it for each job"
+    )
     print(
         f"  linear: {few} jobs {small['seconds'] / few * 1000:.1f} ms each, {jobs} jobs {wall / jobs * 1000:.1f} ms each"
     )
