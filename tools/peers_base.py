@@ -52,7 +52,7 @@ def makers(at: Place) -> tuple[Maker, ...]:
     return (
         Maker("roost build", _roost(at), _again(f"rm -rf {top}/state/layers", _roost(at)), "again: packages cached", keep=True),
         Maker("roost build, nothing changed", (), _again("", _roost(at)), "the same command a third time"),
-        Maker("mmdebstrap", (*plain, SUITE, f"{top}/plain"), note="keeps nothing by itself"),
+        Maker("mmdebstrap", _in(top, (*plain, SUITE, f"{top}/plain")), note="keeps nothing by itself"),
         Maker("mmdebstrap with its cache hooks", _in(top, (*cached, SUITE, f"{top}/1")), (*cached, SUITE, f"{top}/2"), "its manual's"),
         Maker("mmdebstrap --mode=unshare", (*plain, "--mode=unshare", SUITE, f"{at.ram}/base.tar"), note="a tar file: sbuild's base"),
         Maker("debootstrap", _in(top, (*old, f"{top}/three")), (*old, f"{top}/four"), "with --cache-dir"),
