@@ -178,7 +178,7 @@ class Manager:
         bases = [machine.base for machine in self.definition.machines.values()]
         names = {f"{self.store.state}/names/{base.from_layer}" for base in bases if base.from_layer}
         inputs = {*self.definition.inputs, *names, *facts.inputs({base.distribution for base in bases})}
-        machines = {item.machine.name: ready.Ready(record=_record(item), terms=terms_of(item.machine)) for item in new}
+        machines = {item.machine.name: ready.Ready(record=self._record(item), terms=terms_of(item.machine)) for item in new}
         ready.remember(self.store, self.definition.path, inputs, machines)
 
     def _pinned(self, plan: planner.Plan) -> contextlib.AbstractContextManager[None]:
@@ -252,12 +252,31 @@ class Manager:
 
     # running
 
+    def no_new_privileges(self, item: planner.MachinePlan) -> bool:
+        """Whether no program gains privileges by its file in a machine's sessions (then sudo cannot work)."""
+        if item.machine.no_new_privileges is not None:
+            return item.machine.no_new_privileges
+        for digest in item.layers:
+            with contextlib.suppress(StoreError):
+                users = self.store.layer(digest).facts.get("users", {})
+                if any(user["sudo"] != "no" for user in users.values()):
+                    return False
+        return True
+
+    def _record(self, item: planner.MachinePlan) -> SessionRecord:
+        machine = item.machine
+        return SessionRecord(
+            id="", machine=machine.name, layers=item.layers, family=machine.family, created=time.time(), network=machine.network,
+            private_users=machine.private_users, capabilities=machine.capabilities, no_new_privileges=self.no_new_privileges(item),
+            environment=machine.environment,
+        )  # fmt: skip
+
     def session(self, machine: str, *, verify: bool = False) -> Session:
         """A session of a machine, whose layers are made when missing: a context manager. ``verify`` as of ``build``."""
         from roost.sessions import Session, terms_of
 
         item = self.build([machine], verify=verify).machines[0]
-        record = _record(item)
+        record = self._record(item)
         record.id = new_id(machine)
         return Session(self.store, record, terms_of(item.machine))
 
@@ -284,7 +303,7 @@ class Manager:
 
         def once() -> Result:
             item = self.build([machine], jobs=jobs, verify=verify).machines[0]
-            return run_once(self.store, _record(item), terms_of(item.machine), run, keep=keep, **options)
+            return run_once(self.store, self._record(item), terms_of(item.machine), run, keep=keep, **options)
 
         for _ in range(_TRIES):
             with contextlib.suppress(LayerGone):
@@ -327,7 +346,7 @@ class Manager:
                     tail=error.details if error else "",
                 )  # fmt: skip
                 continue
-            cells += cells_of(_record(item), terms_of(item.machine), run, variants)
+            cells += cells_of(self._record(item), terms_of(item.machine), run, variants)
         matrix = Matrix(
             self.store, watch.monitor, jobs=jobs or default_jobs(), keep=keep, fail_fast=fail_fast, logs=logs, stop=watch.stop,
             tick=watch.tick, interval=watch.interval,
@@ -448,14 +467,6 @@ class _Present:
 
     def __contains__(self, digest: object) -> bool:
         return self._store.has(str(digest))
-
-
-def _record(item: planner.MachinePlan) -> SessionRecord:
-    machine = item.machine
-    return SessionRecord(
-        id="", machine=machine.name, layers=item.layers, family=machine.family, created=time.time(), network=machine.network,
-        private_users=machine.private_users, environment=machine.environment,
-    )  # fmt: skip
 
 
 def _select(pattern: str, names: list[str]) -> Iterator[str]:

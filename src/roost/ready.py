@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from roost.store import Store
 
-_KEY = f"2 {__version__} {sys.implementation.cache_tag}"
+_KEY = f"3 {__version__} {sys.implementation.cache_tag}"
 # A file that changes twice within one tick of the kernel's clock (10 ms at most) has the same times both times.
 _SETTLED = 50_000_000  # nanoseconds
 _FAILURES = (OSError, EOFError, ValueError, TypeError, KeyError, AttributeError)

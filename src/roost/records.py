@@ -30,7 +30,10 @@ class LayerRecord(Struct, kw_only=True):
 
 
 class SessionRecord(Struct, kw_only=True):
-    """session.json: all that is needed to open the session again. ``layers`` from the base up."""
+    """session.json: all that is needed to open the session again. ``layers`` from the base up.
+
+    ``capabilities`` are those that its machine has beyond the default ones.
+    """
 
     id: str
     machine: str
@@ -40,6 +43,8 @@ class SessionRecord(Struct, kw_only=True):
     kept: bool = False
     network: str = "host"
     private_users: bool = True
+    capabilities: tuple[str, ...] = ()
+    no_new_privileges: bool = True
     environment: dict[str, str] = {}
     user: str = "root"
     mount_points: tuple[str, ...] = ()

@@ -13,7 +13,7 @@ from roost.engine.execute import Streams, execute
 from roost.engine.launch import account, describe, mount_all
 from roost.engine.spec import Bound, Limits, Overlaid, Spec
 from roost.errors import DefinitionError, Error, HostError, Interrupted, StoreError, of_os
-from roost.host import files, runner, syscalls
+from roost.host import capabilities, files, runner, syscalls
 from roost.results import Artifact, Result
 from roost.store import new_id
 from roost.structs import Struct, asdict, replace
@@ -182,7 +182,8 @@ class Session:
             env=environment, overlaid=tuple(overlaid), bound=(*self._terms.binds, *run.binds),
             base=self._range.base if self._range else 0, userns=self._range.userns if self._range else None,
             network="none" if self.record.network == "none" else "host", terminal=terminal,
-            volatile=not self.record.kept, **more,
+            volatile=not self.record.kept, no_new_privileges=self.record.no_new_privileges,
+            capabilities=capabilities.default(private_users=self.record.private_users) | set(self.record.capabilities), **more,
         )  # fmt: skip
 
     def run(

@@ -44,6 +44,8 @@ network      = {}
 files        = { "/etc/b" = { content = "machine", mode = "0600", owner = "sai" } }
 scripts      = ["ldconfig\\n", { source = "setup.sh" }]
 private-users = false
+capabilities = ["CAP_SYS_ADMIN", "CAP_BPF"]
+no-new-privileges = true
 variant      = "minbase"
 bootstrap    = "debootstrap"
 components   = ["main"]
@@ -89,6 +91,8 @@ def test_a_machine_gets_what_it_does_not_write(whole: dict[str, Resolved]) -> No
     assert (machine.memory, machine.cpus, machine.tasks) == (2 << 30, None, 100)
     assert machine.network == "none"
     assert machine.private_users
+    assert machine.capabilities == ()
+    assert machine.no_new_privileges is False  # it has a user with sudo
 
 
 def test_what_a_machine_writes_wins_and_tables_are_merged(whole: dict[str, Resolved], tmp_path: Path) -> None:
@@ -114,6 +118,28 @@ def test_what_a_machine_writes_wins_and_tables_are_merged(whole: dict[str, Resol
     assert (machine.memory, machine.cpus, machine.tasks) == (1 << 30, 0.5, 100)
     assert machine.network == "none"
     assert not machine.private_users
+    assert machine.capabilities == ("CAP_SYS_ADMIN", "CAP_BPF")
+    assert machine.no_new_privileges is True
+
+
+def test_privileges_are_gained_only_where_somebody_has_sudo(tmp_path: Path) -> None:
+    text = """
+[machines.plain]
+distribution = "debian"
+release = "sid"
+user = { name = "a" }
+[machines.sudo]
+distribution = "debian"
+release = "sid"
+user = [{ name = "a" }, { name = "b", sudo = "nopasswd" }]
+[machines.layer]
+from = "layer:x"
+[machines.said]
+from = "layer:x"
+no-new-privileges = false
+"""
+    found = {name: machine.no_new_privileges for name, machine in load_text(tmp_path, text).machines.items()}
+    assert found == {"plain": True, "sudo": False, "layer": None, "said": False}
 
 
 def test_binds_are_absolute_and_the_later_of_two_with_one_target_is_used(tmp_path: Path) -> None:

@@ -69,7 +69,7 @@ def test_a_machine_that_adds_nothing_is_its_base(tmp_path: Path) -> None:
     "more",
     [
         'environment = { A = "b" }', 'binds = ["/etc"]', 'limits = { memory = "1G" }', 'network = { mode = "none" }',
-        "private-users = false", 'description = "words"',
+        "private-users = false", 'description = "words"', 'capabilities = ["CAP_BPF"]', "no-new-privileges = true",
     ],
 )  # fmt: skip
 def test_what_is_of_a_session_is_no_part_of_a_layer(tmp_path: Path, more: str) -> None:

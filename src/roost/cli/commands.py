@@ -46,7 +46,11 @@ def list_(options: argparse.Namespace) -> int:
     plan = manager.plan(options.machines)
     verbs = {layer.digest: layer.verb for layer in plan.layers}
     if options.json:
-        print_json([{**_described(item), "state": _state(item, verbs)} for item in plan.machines])
+        print_json([
+                {**_described(item), "no_new_privileges": manager.no_new_privileges(item), "state": _state(item, verbs)}
+                for item in plan.machines
+            ]
+)
         return 0
     rows = []
     for item in plan.machines:
@@ -58,6 +62,7 @@ def list_(options: argparse.Namespace) -> int:
         notes = [
             *(["private-users: no"] if not machine.private_users else []),
             *([f"network: {machine.network}"] if machine.network != "host" else []),
+            *([f"capabilities: {' '.join(machine.capabilities)}"] if machine.capabilities else []),
         ]
         state = _state(item, verbs)
         tone = "good" if state == "made" else "dim"
@@ -113,6 +118,7 @@ def _described(item: MachinePlan) -> dict[str, object]:
         "name": machine.name, "description": machine.description, "base": msgspec.to_builtins(machine.base), "family": machine.family,
         "profiles": list(machine.profiles), "contents": layers, "environment": machine.environment,
         "binds": msgspec.to_builtins(machine.binds), "network": machine.network, "private_users": machine.private_users,
+        "capabilities": list(machine.capabilities),
         "limits": {name: getattr(machine, name) for name in LIMITS}, "layers": list(item.layers),
     }  # fmt: skip
 

@@ -162,6 +162,18 @@ def _split(name: str) -> tuple[str, str, str]:
     return name[:at], name[at : at + 1], name[at + 1 :]
 
 
+def capability(name: str) -> str:
+    """A capability by systemd's name, which is the kernel's."""
+    from roost.definition.mistakes import did_you_mean  # few definitions have this key
+    from roost.host.capabilities import NAMES
+
+    if name in NAMES:
+        return ""
+    word = name.upper()
+    near = did_you_mean(word if word.startswith("CAP") else f"CAP_{word}", NAMES)
+    return f"unknown capability {name!r}{near}" if near else f'unknown capability {name!r}: one like "CAP_SYS_ADMIN"'
+
+
 def component(name: str) -> str:
     """One word of a line in sources.list."""
     if made_of(name, LETTERS + DIGITS + "-./_") and name[0] in LETTERS + DIGITS:

@@ -109,6 +109,8 @@ class Machine(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, ren
     check_valid_until: bool | None = None
     source_packages: bool | None = None
     private_users: bool | None = None
+    capabilities: list[str] | None = None
+    no_new_privileges: bool | None = None
     limits: Limits | None = None
     network: Network | None = None
 
@@ -198,8 +200,9 @@ class Resolved(Struct, frozen=True, kw_only=True):
     """One machine, ready to be planned. ``layers`` are its profiles in order, then its own (when it adds anything).
 
     ``family`` is empty for a machine made from a layer: ``with_family`` fills it. ``binds`` have absolute sources and
-    targets. ``memory``, ``disk`` and ``output`` are bytes, ``time`` is seconds. Lookups that fail later (a package that the
-    mirror does not have) are the build's.
+    targets. ``memory``, ``disk`` and ``output`` are bytes, ``time`` is seconds. ``capabilities`` are those beyond the
+    default ones. ``no_new_privileges`` None: nobody says, and the layer that it stands on may have a user with sudo.
+    Lookups that fail later (a package that the mirror does not have) are the build's.
     """
 
     name: str
@@ -218,3 +221,5 @@ class Resolved(Struct, frozen=True, kw_only=True):
     output: int | None
     network: str
     private_users: bool
+    capabilities: tuple[str, ...]
+    no_new_privileges: bool | None

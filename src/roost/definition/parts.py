@@ -59,6 +59,7 @@ def _base(place: Place, written: Machine) -> None:
         place.at("mirror").wrong(checks.mirror(written.mirror))
     if written.from_ is not None:
         place.at("from").wrong(checks.layer(written.from_))
+    _each(place.at("capabilities"), written.capabilities or [], checks.capability)
     if written.components is not None:
         if not written.components:
             place.at("components").wrong("the list is empty: leave the key out to get the distribution's own")

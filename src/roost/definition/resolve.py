@@ -187,6 +187,7 @@ def _machine(machine: _Layered, world: _World) -> Resolved:
             binds.pop(bind.target, None)
             binds[bind.target] = bind
     private = machine.get("private_users")
+    more = machine.get("capabilities")
     return Resolved(
         name=machine.name,
         description=machine.text("description"),
@@ -199,6 +200,8 @@ def _machine(machine: _Layered, world: _World) -> Resolved:
         **{name: own.limits.get(name) for name in checks.LIMITS},
         network=_network(machine),
         private_users=private is not False,
+        capabilities=tuple(more) if isinstance(more, list) else (),
+        no_new_privileges=_no_new_privileges(machine, layers),
     )
 
 
@@ -219,6 +222,15 @@ def _network(machine: _Layered) -> str:
         if network is not None and network.mode is not None:
             return network.mode
     return "host"
+
+
+def _no_new_privileges(machine: _Layered, layers: list[Contents]) -> bool | None:
+    written = machine.get("no_new_privileges")
+    if isinstance(written, bool):
+        return written
+    if any(user.sudo != "no" for layer in layers for user in layer.users):
+        return False
+    return None if machine.get("from_") else True
 
 
 def _contents(name: str, one: Part, family: str) -> Contents:

@@ -43,6 +43,9 @@ DESCRIPTIONS = {
         "check-valid-until": "Whether an archive whose lists are out of date is refused.",
         "source-packages": "Whether source packages can be fetched too (deb-src).",
         "private-users": "Whether sessions have a user namespace of their own (they do when not written).",
+        "capabilities": "What processes in a session may have beyond the default capabilities: CAP_SYS_ADMIN, ...",
+        "no-new-privileges": "Whether programs gain nothing from set-user-id bits and file capabilities, sudo included; "
+        "when not written, it is so unless the machine has a user with sudo.",
         "limits": "What a session may use at most.",
         "network": "How sessions reach the network.",
     },

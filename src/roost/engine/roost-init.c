@@ -5,10 +5,10 @@
  * nspawn's own stub (--as-pid2) reports every death by a signal as exit status 255, so that the signal is lost. This
  * program is bind-mounted into the container; it is static, hence runs in any tree, of any libc or none.
  *
- *   roost-init USER DIRECTORY TERMINAL COMMAND [ARGUMENT...]
+ *   roost-init USER DIRECTORY TERMINAL CAPABILITIES COMMAND [ARGUMENT...]
  *
  * USER is a name of the container's /etc/passwd or a number, DIRECTORY is empty for the user's home (or /), TERMINAL is 1 when
- * the standard streams are nspawn's console, else 0.
+ * the standard streams are nspawn's console, else 0. CAPABILITIES is the bounding set that is left, as a hexadecimal mask.
  *
  * The environment is what nspawn sets, and NAME=VALUE strings, each ended by a zero byte, in /run/roost-environment.
  *
@@ -23,6 +23,7 @@
 #include <fcntl.h>
 #include <grp.h>
 #include <limits.h>
+#include <linux/capability.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -31,11 +32,13 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -62,6 +65,54 @@ static void tell(const char *format, ...) {
     vsnprintf(text + 1, sizeof text - 1, format, arguments);
     va_end(arguments);
     (void) !send(CONTROL, text, strlen(text), MSG_NOSIGNAL);
+}
+
+/* What tells of the host, or acts on it, and nspawn leaves open: the paths that podman and moby hide by default. */
+static const char *const hidden[] = {
+    "/proc/acpi", "/proc/asound", "/proc/interrupts", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/sched_debug",
+    "/proc/scsi", "/proc/sysrq-trigger", "/proc/timer_list", "/proc/timer_stats", "/sys/dev/block", "/sys/devices/virtual/powercap",
+    "/sys/firmware", "/sys/fs/selinux",
+};
+
+/* Puts /dev/null above each file and an empty directory above each directory. One that has been removed stays empty, and a
+ * mount of it costs a fifth of a new file system's. */
+static int hide_paths(void) {
+    const char *empty = "/run/roost-empty";
+    int result = mkdir(empty, 0555);
+
+    if (result == 0) /* nspawn's own mounts in /proc are its peers: what goes above one would go below it as well */
+        result = mount(NULL, "/proc", NULL, MS_PRIVATE, NULL);
+    if (result < 0)
+        tell("cannot hide what /proc and /sys tell: %s", strerror(errno));
+    for (size_t i = 0; i < sizeof hidden / sizeof *hidden && result == 0; i++) {
+        struct stat info;
+        if (lstat(hidden[i], &info) == 0 &&
+            (result = mount(S_ISDIR(info.st_mode) ? empty : "/dev/null", hidden[i], NULL, MS_BIND, NULL)) < 0)
+            tell("cannot hide %s: %s", hidden[i], strerror(errno));
+    }
+    rmdir(empty);
+    return result;
+}
+
+/* Leaves this process, and all that it starts, no more than the capabilities in `mask`. */
+static int drop_capabilities(uint64_t mask) {
+    struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3};
+    struct __user_cap_data_struct data[_LINUX_CAPABILITY_U32S_3] = {0};
+    for (int capability = 0; capability < 64; capability++) {
+        int has = prctl(PR_CAPBSET_READ, capability, 0, 0, 0);
+        if (has < 0) /* past the kernel's last */
+            break;
+        if (has && !(mask >> capability & 1) && prctl(PR_CAPBSET_DROP, capability, 0, 0, 0) < 0)
+            return -1;
+    }
+    if (syscall(SYS_capget, &header, data) < 0)
+        return -1;
+    for (int i = 0; i < _LINUX_CAPABILITY_U32S_3; i++) {
+        data[i].permitted &= (uint32_t) (mask >> (32 * i));
+        data[i].effective = data[i].permitted;
+        data[i].inheritable = 0; /* or a file's inheritable ones would become a user's: CVE-2022-24769 */
+    }
+    return (int) syscall(SYS_capset, &header, data);
 }
 
 /* Splits a line at ':' in place; returns the number of fields. */
@@ -285,8 +336,8 @@ int main(int argc, char **argv) {
         for (;;)
             pause();
     }
-    if (argc < 5) {
-        dprintf(STDERR_FILENO, "usage: roost-init USER DIRECTORY TERMINAL COMMAND [ARGUMENT...]\n");
+    if (argc < 6) {
+        dprintf(STDERR_FILENO, "usage: roost-init USER DIRECTORY TERMINAL CAPABILITIES COMMAND [ARGUMENT...]\n");
         return SETUP_FAILED;
     }
     terminal = argv[3][0] == '1';
@@ -295,6 +346,12 @@ int main(int argc, char **argv) {
     prctl(PR_SET_NAME, "roost-init");
     if (terminal) /* let go of the console, so that the command's own session can have it for job control */
         ioctl(STDIN_FILENO, TIOCNOTTY);
+    if (hide_paths() < 0)
+        return SETUP_FAILED;
+    if (drop_capabilities(strtoull(argv[4], NULL, 16)) < 0) {
+        tell("cannot drop capabilities: %s", strerror(errno));
+        return SETUP_FAILED;
+    }
     signals = signalfd(-1, &all, SFD_CLOEXEC | SFD_NONBLOCK);
     child = signals < 0 ? -1 : fork();
     if (child < 0) {
@@ -302,7 +359,7 @@ int main(int argc, char **argv) {
         return SETUP_FAILED;
     }
     if (child == 0)
-        become(argv + 4, argv[1], argv[2], terminal);
+        become(argv + 5, argv[1], argv[2], terminal);
     if (!terminal) /* the streams end when the command's last process has closed them, not when we end */
         for (int i = STREAMS; i < STREAMS + 3; i++)
             close(i);

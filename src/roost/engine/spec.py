@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from roost.host import capabilities
 from roost.structs import Struct, replace
 
 TYPE_CHECKING = False
@@ -12,6 +13,8 @@ if TYPE_CHECKING:
 INIT = "/run/roost-init"  # where roost-init is seen inside
 ENVIRONMENT = "/run/roost-environment"  # for roost-init alone: a command line can be read by every user of the host
 PROVISION = "/run/roost/provision"  # where a layer's steps see what they may use and must not keep
+# what nspawn's payload may have in any case (systemd-nspawn(1), --capability=); roost-init drops what a spec lacks
+_RETAINED = frozenset(capabilities.names(0xFDECAFFF))
 
 
 class Overlaid(Struct, frozen=True, kw_only=True):
@@ -57,6 +60,8 @@ class Spec(Struct, frozen=True, kw_only=True):
     container's root, 0 for no user namespace; ``userns`` is a descriptor of one with that range, for mounts.
     ``tmpfs_tmp``: /tmp is a tmpfs and no part of the tree. ``mount_point`` is an existing host directory, used inside a
     private mount namespace only. ``init`` is the host path of roost-init.
+    ``capabilities`` is the bounding set of all that runs inside; with ``no_new_privileges`` no program gains any from
+    its file (set-user-id and file capabilities), sudo among them.
     """
 
     machine: str
@@ -68,6 +73,8 @@ class Spec(Struct, frozen=True, kw_only=True):
     command: tuple[str, ...]
     base: int = 0
     userns: int | None = None
+    capabilities: frozenset[str] = capabilities.default(private_users=True)
+    no_new_privileges: bool = True
     user: str = "root"
     chdir: str = ""
     env: dict[str, str] = {}
@@ -88,8 +95,10 @@ def escape(path: str) -> str:
 
 def filter_options(spec: Spec) -> tuple[str, ...]:
     """The options that nspawn's seccomp filters depend on; the others do not change them."""
-    network = ("--private-network",) if spec.network == "none" else ()
-    return (*network, *(("--suppress-sync=yes",) if spec.suppress_sync else ()))
+    options = ["--private-network"] if spec.network == "none" else []
+    if more := sorted(spec.capabilities - _RETAINED):
+        options.append(f"--capability={','.join(more)}")
+    return (*options, *(["--suppress-sync=yes"] if spec.suppress_sync else []))
 
 
 def nspawn_argv(spec: Spec) -> tuple[str, ...]:
@@ -101,7 +110,7 @@ def nspawn_argv(spec: Spec) -> tuple[str, ...]:
     argv += ["--console=" + ("interactive" if spec.terminal else "pipe")]
     if spec.base:
         argv += [f"--private-users={spec.base}:65536", "--private-users-ownership=off"]
-    argv += filter_options(spec)
+    argv += [*filter_options(spec), f"--no-new-privileges={'yes' if spec.no_new_privileges else 'no'}"]
     argv.append(f"--bind-ro={escape(here)}/init:{INIT}")
     argv.append(f"--bind-ro={escape(here)}/environment:{ENVIRONMENT}")
     argv.append(f"--bind={escape(here)}/hosts:/etc/hosts")
@@ -110,4 +119,5 @@ def nspawn_argv(spec: Spec) -> tuple[str, ...]:
     argv += [f"--bind={escape(here)}/o{n}:{escape(item.target)}" for n, item in enumerate(spec.overlaid)]
     for n, item in enumerate(spec.bound):
         argv.append(f"--bind{'-ro' if item.read_only else ''}={escape(here)}/b{n}:{escape(item.target)}")
-    return (*argv, "--", INIT, spec.user, spec.chdir, "1" if spec.terminal else "0", *spec.command)
+    terminal, bounds = "1" if spec.terminal else "0", f"{capabilities.mask(spec.capabilities):x}"
+    return (*argv, "--", INIT, spec.user, spec.chdir, terminal, bounds, *spec.command)
