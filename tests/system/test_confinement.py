@@ -104,7 +104,9 @@ HIDDEN = (
     "/proc/acpi /proc/asound /proc/interrupts /proc/kcore /proc/keys /proc/latency_stats /proc/sched_debug /proc/scsi"
     " /proc/timer_list /proc/timer_stats /sys/dev/block /sys/devices/virtual/powercap /sys/firmware /sys/fs/selinux /proc/kmsg"
 )
-READ_ONLY = "/proc/sys/kernel/hostname /proc/sys/vm/drop_caches /proc/irq /proc/bus /proc/fs /sys/kernel /proc/sysrq-trigger"
+READ_ONLY = (
+    "/proc/sys/kernel/hostname /proc/sys/vm/drop_caches /proc/irq /proc/bus /proc/fs /sys/kernel /proc/sysrq-trigger"
+)
 
 
 @pytest.mark.parametrize("private", ["true", "false"])

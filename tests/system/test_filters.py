@@ -126,22 +126,34 @@ def test_every_call_gives_the_same_answer(tiny: Rig, group: Group, program: Path
     tiny.define(f'[machines.tiny]\nfrom = "layer:tiny"\nnetwork = {{ mode = "{network}" }}\n')
     done = tiny("run", "tiny", "--bind", f"{program}:/bin/calls", "--", "/bin/calls", MASK, timeout=120)
     assert done.status == 0, done
-    check(done.text.splitlines(), stock(tmp_path / "tree", program, ("--private-network",) if network == "none" else ()), group)
+    check(
+        done.text.splitlines(),
+        stock(tmp_path / "tree", program, ("--private-network",) if network == "none" else ()),
+        group,
+    )
 
 
 def test_with_more_capabilities_too(tiny: Rig, group: Group, program: Path, tmp_path: Path) -> None:
-    tiny.define('[machines.tiny]\nfrom = "layer:tiny"\ncapabilities = ["CAP_SYS_TIME", "CAP_SYS_ADMIN", "CAP_SYS_PACCT"]\n')
+    tiny.define(
+        '[machines.tiny]\nfrom = "layer:tiny"\ncapabilities = ["CAP_SYS_TIME", "CAP_SYS_ADMIN", "CAP_SYS_PACCT"]\n'
+    )
     found = tiny.run("grep CapBnd /proc/self/status").text.split()[1]
     done = tiny("run", "tiny", "--bind", f"{program}:/bin/calls", "--", "/bin/calls", found, timeout=120)
     assert done.status == 0, done
-    check(done.text.splitlines(), stock(tmp_path / "tree", program, ("--capability=CAP_SYS_TIME,CAP_SYS_PACCT",), found), group)
+    check(
+        done.text.splitlines(),
+        stock(tmp_path / "tree", program, ("--capability=CAP_SYS_TIME,CAP_SYS_PACCT",), found),
+        group,
+    )
 
 
 def test_a_layers_steps_too(tiny: Rig, group: Group, program: Path, tmp_path: Path) -> None:
     files = f'files = {{ "/bin/calls" = {{ source = "{program}", mode = "0755" }} }}'
     tiny.define(f'[machines.tiny]\nfrom = "layer:tiny"\n{files}\nscripts = ["/bin/calls {MASK} > /answers"]\n')
     assert tiny("build").status == 0
-    check(tiny.run("cat /answers").text.splitlines(), stock(tmp_path / "tree", program, ("--suppress-sync=yes",)), group)
+    check(
+        tiny.run("cat /answers").text.splitlines(), stock(tmp_path / "tree", program, ("--suppress-sync=yes",)), group
+    )
 
 
 def test_the_programs_are_read_once_and_reused(tiny: Rig) -> None:

@@ -46,11 +46,12 @@ def list_(options: argparse.Namespace) -> int:
     plan = manager.plan(options.machines)
     verbs = {layer.digest: layer.verb for layer in plan.layers}
     if options.json:
-        print_json([
+        print_json(
+            [
                 {**_described(item), "no_new_privileges": manager.no_new_privileges(item), "state": _state(item, verbs)}
                 for item in plan.machines
             ]
-)
+        )
         return 0
     rows = []
     for item in plan.machines:
