@@ -164,14 +164,14 @@ def _split(name: str) -> tuple[str, str, str]:
 
 def capability(name: str) -> str:
     """A capability by systemd's name, which is the kernel's."""
-    from roost.definition.mistakes import did_you_mean  # few definitions have this key
+    from roost.definition.mistakes import nearest  # few definitions have this key
     from roost.host.capabilities import NAMES
 
     if name in NAMES:
         return ""
-    word = name.upper()
-    near = did_you_mean(word if word.startswith("CAP") else f"CAP_{word}", NAMES)
-    return f"unknown capability {name!r}{near}" if near else f'unknown capability {name!r}: one like "CAP_SYS_ADMIN"'
+    near = nearest(name.upper().removeprefix("CAP_"), [one.removeprefix("CAP_") for one in NAMES])
+    known = f", did you mean 'CAP_{near}'?" if near else ': one like "CAP_SYS_ADMIN"'
+    return f"unknown capability {name!r}{known}"
 
 
 def component(name: str) -> str:
