@@ -6,7 +6,6 @@ import contextlib
 import fnmatch
 import json
 import os
-import stat
 import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -36,7 +35,6 @@ if TYPE_CHECKING:
     from roost.results import Result
     from roost.sessions import Run, Session
     from roost.verify import Verified
-
 
 STATUS_MOST = 64 << 20  # bytes of a tree's list of packages, which may be anything: Debian's largest have some 10 MB
 
@@ -178,7 +176,9 @@ class Manager:
         bases = [machine.base for machine in self.definition.machines.values()]
         names = {f"{self.store.state}/names/{base.from_layer}" for base in bases if base.from_layer}
         inputs = {*self.definition.inputs, *names, *facts.inputs({base.distribution for base in bases})}
-        machines = {item.machine.name: ready.Ready(record=self._record(item), terms=terms_of(item.machine)) for item in new}
+        machines = {
+            item.machine.name: ready.Ready(record=self._record(item), terms=terms_of(item.machine)) for item in new
+        }
         ready.remember(self.store, self.definition.path, inputs, machines)
 
     def _pinned(self, plan: planner.Plan) -> contextlib.AbstractContextManager[None]:
@@ -410,24 +410,15 @@ class Manager:
     def packages(self, layer: LayerRecord) -> dict[str, str]:
         """The packages of a layer with all below it: name → version; empty when the layers have no list of them."""
         from roost.distro import family
-        from roost.host import syscalls
 
         if not layer.family:
             return {}
         manager = family(layer.family)
         for digest in (layer.digest, *reversed(layer.parents)):
-            root = os.open(self.store.tree(digest), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                fd = syscalls.openat2(manager.STATUS_PATH, os.O_RDONLY | os.O_NONBLOCK, root=root)
-            except OSError:
-                continue
-            finally:
-                os.close(root)
-            if not stat.S_ISREG(os.fstat(fd).st_mode):
-                os.close(fd)
-                continue
-            with open(fd, "rb") as stream:
-                return manager.packages(stream.read(STATUS_MOST))
+            with contextlib.suppress(OSError):
+                return manager.packages(
+                    files.read_inside(self.store.tree(digest), manager.STATUS_PATH, most=STATUS_MOST)
+                )
         return {}
 
     def gc(self, *, dry_run: bool = False) -> list[Removal]:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _DEPTH_MAX = 64
 ENTRIES_MOST = 5_000_000
-_IN = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY
+_WARNINGS_MOST = 20  # a session may make any number of things that cannot be copied
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _OUT = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -34,16 +34,17 @@ class Collector:
         self._owner = owner
         self.copied: list[dict[str, Any]] = []
         self.warnings: list[str] = []
+        self._warned = 0
 
     def collect(self, pattern: str, prefix: str) -> None:
         """``pattern`` is relative to ``root``; ``prefix`` is how a person names ``root``, to be put before what is found."""
-        before = len(self.copied)
+        before = len(self.copied) + self._warned
         try:
             for path in expand(self._root, pattern):
                 self._copy(path, prefix, depth=0)
         except OSError as e:
             self._warn(f"artifact {prefix}{pattern}: {e.strerror}")
-        if len(self.copied) == before:
+        if len(self.copied) + self._warned == before:
             self._warn(f"no artifact matches {prefix}{pattern}")
 
     def _copy(self, path: str, prefix: str, *, depth: int, link: bool = False) -> None:
@@ -52,7 +53,7 @@ class Collector:
         Below a directory, a link to another one is not followed: a tree of such links may have no end.
         """
         try:
-            fd = syscalls.openat2(path, _IN, root=self._root)
+            fd = files.open_inside(self._root, path)
         except OSError as e:
             self._warn(f"artifact {prefix}{path}: {e.strerror}")
             return
@@ -69,18 +70,21 @@ class Collector:
                     found = sorted((entry.name, entry.is_symlink()) for entry in entries)
                 for name, is_link in found:
                     self._copy(f"{path}/{name}", prefix, depth=depth + 1, link=is_link)
-            elif stat.S_ISREG(info.st_mode):
-                try:
-                    self._write(fd, path, prefix, info)
-                except OSError as e:
-                    self._warn(f"artifact {prefix}{path} could not be written: {e.strerror}")
-            else:
-                self._warn(f"artifact {prefix}{path}: not a regular file")
+                return
+            try:
+                self._write(fd, path, prefix, info)
+            except OSError as e:
+                self._warn(f"artifact {prefix}{path} could not be written: {e.strerror}")
         finally:
             os.close(fd)
 
     def _warn(self, text: str) -> None:
-        self.warnings.append(files.printable(text))
+        self._warned += 1
+        if self._warned <= _WARNINGS_MOST:
+            self.warnings.append(files.printable(text))
+        else:
+            more = self._warned - _WARNINGS_MOST
+            self.warnings[_WARNINGS_MOST:] = [f"artifacts: {more} more warning{'' if more == 1 else 's'} of that kind"]
 
     def _write(self, fd: int, path: str, prefix: str, info: os.stat_result) -> None:
         """By descriptors all the way: the session may have had a hand in the output directory too, through a bind."""
@@ -195,7 +199,7 @@ def _exists(root: int, path: str) -> bool:
 def _entries(root: int, path: str) -> list[tuple[str, bool]]:
     """Names in a directory, each with whether it is a directory itself (a link to one is not)."""
     try:
-        fd = syscalls.openat2(path or "/", _IN | os.O_DIRECTORY, root=root)
+        fd = syscalls.openat2(path or "/", os.O_RDONLY | os.O_DIRECTORY, root=root)
     except OSError:
         return []
     try:

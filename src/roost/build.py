@@ -18,7 +18,7 @@ from roost.distro import family as family_of
 from roost.distro import recipe as recipe_of
 from roost.engine import seccomp
 from roost.engine.execute import Streams, execute
-from roost.engine.spec import PROVISION, Bound, Limits, Overlaid, Spec
+from roost.engine.spec import MOUNT_POINTS, PROVISION, Bound, Limits, Overlaid, Spec
 from roost.errors import Error, NetworkDown, StepError, StoreError, of_os
 from roost.events import LayerEnded, LayerOutput, LayerStarted, LayerStep
 from roost.host import files, runner, syscalls
@@ -225,7 +225,7 @@ class LayerMaker:
             _overlay_directories(stage, "archives")
             source = self._cache(provision)
             overlaid = (Overlaid(source=source, target=provision.cache, name="archives", give=False),)
-        self._mount_points = tuple([item.target for item in overlaid] + ["/etc/hosts"])
+        self._mount_points = (*(item.target for item in overlaid), *MOUNT_POINTS)
         name = os.path.basename(stage)
         held = self._store.ranges.take(name)
         try:

@@ -50,6 +50,11 @@ def commit(store: Store, session: str, name: str) -> LayerRecord:
         for code in (errno.ENOSPC, errno.EDQUOT):
             if os.strerror(code).encode() in done.output:
                 raise of_os(OSError(code, os.strerror(code), f"{stage}/tree"))
+        if done.status and os.strerror(errno.ENAMETOOLONG).encode() in done.output:
+            raise StoreError(
+                f"session {session} has a path that is longer than the kernel takes",
+                hint="remove it: `roost session shell`",
+            )
         runner.check(done)
         content = _content(f"{stage}/tree")
         parent = record.layers[-1] if record.layers else ""

@@ -11,7 +11,7 @@ from roost import engine
 from roost.engine import seccomp
 from roost.engine.execute import Streams, execute
 from roost.engine.launch import account, describe, mount_all
-from roost.engine.spec import Bound, Limits, Overlaid, Spec
+from roost.engine.spec import MOUNT_POINTS, Bound, Limits, Overlaid, Spec
 from roost.errors import DefinitionError, Error, HostError, Interrupted, StoreError, of_os
 from roost.host import capabilities, files, runner, syscalls
 from roost.results import Artifact, Result
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from roost.session.disk import Disk
     from roost.store import Store
 
+READ_MOST = 16 << 20  # bytes of a file that `read` returns
 TAIL = 4096  # bytes of a run's output that its result repeats
 SOURCE_TARGET = "/src"
 
@@ -203,7 +204,7 @@ class Session:
         spec = self._spec(run, terminal=terminal)
         output_directory = os.path.join(os.path.realpath(run.output), self.record.machine)
         targets = [item.target for item in spec.overlaid] + [item.target for item in spec.bound]
-        self.record.mount_points = tuple(sorted({"/etc/hosts", *map(files.printable, targets)}))
+        self.record.mount_points = tuple(sorted({*MOUNT_POINTS, *map(files.printable, targets)}))
         began = time.time()
         tail = bytearray()
         with contextlib.ExitStack() as stack:
@@ -375,15 +376,16 @@ def _collect(patterns: Sequence[str], spec: Spec, output: str, owner: tuple[int,
 
 
 def _read_below(place: str, path: str) -> bytes | None:
-    root = os.open(place, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    """The content of a file in a tree; None where it is not. Raises StoreError when it is too large to be compared."""
     try:
-        fd = syscalls.openat2(path, os.O_RDONLY | os.O_NONBLOCK, root=root)
-        with open(fd, "rb") as stream:
-            return stream.read()
+        content = files.read_inside(place, path, most=READ_MOST + 1)
     except OSError:
         return None
-    finally:
-        os.close(root)
+    if len(content) > READ_MOST:
+        raise StoreError(
+            f"{path} is larger than {READ_MOST >> 20} MiB", hint="look at it inside: `roost session shell`"
+        )
+    return content
 
 
 def _result(

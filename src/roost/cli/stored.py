@@ -103,11 +103,11 @@ def _content(session: roost.Session, path: str) -> int:
             f"{path} is no file that can be read, neither below nor in the session", hint="see `roost session diff`"
         )
     if b"\0" in (before or b"") or b"\0" in (after or b""):
-        say(f"{path} is binary: {len(before or b'')} bytes before, {len(after or b'')} after")
+        say(f"{clean(path)} is binary: {len(before or b'')} bytes before, {len(after or b'')} after")
         return 0
     old, new = ((text or b"").decode(errors="replace").splitlines(keepends=True) for text in (before, after))
     watched = sys.stdout.isatty()  # what a file holds may not act on the terminal; a program gets it as it is
-    for line in difflib.unified_diff(old, new, fromfile=f"layers{path}", tofile=f"{session.id}{path}"):
+    for line in difflib.unified_diff(old, new, fromfile=clean(f"layers{path}"), tofile=clean(f"{session.id}{path}")):
         sys.stdout.write((clean(line.rstrip("\n"), keep="\t") if watched else line.rstrip("\n")) + "\n")
     return 0
 

@@ -6,13 +6,15 @@ own. Whichever process is killed, the kernel ends the container and unmounts all
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
+import stat
 
 from roost.engine.spec import nspawn_argv
 from roost.errors import HostError, exhausted
-from roost.host import cgroups, idmap, runner, syscalls
+from roost.host import cgroups, files, idmap, runner, syscalls
 from roost.session.overlay import Overlay, acting_as, lower_names, mount_overlay
 
 TYPE_CHECKING = False
@@ -53,7 +55,8 @@ def mount_all(spec: Spec) -> None:
     idmap.mount_mapped(_written(spec), "rw", spec.userns)
     os.mkdir("merged")
     overlay = Overlay(lower=tuple(names), upper="rw/upper", work="rw/work", volatile=spec.volatile)
-    mount_overlay(overlay, "merged", owner=spec.base)
+    # in a user namespace nobody makes a device, so none in a tree is what it seems
+    mount_overlay(overlay, "merged", owner=spec.base, flags=syscalls.MS_NODEV if spec.base else 0)
     if spec.overlaid or spec.bound:
         _mount_given(spec)
     _make_mount_points(spec)
@@ -122,6 +125,9 @@ def _make_mount_points(spec: Spec) -> None:
     root = os.open("merged", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         with acting_as(spec.base):
+            _make_top(root)
+            if spec.network == "host" and not _is_there(root, "etc/resolv.conf"):
+                wanted.append(("/etc/resolv.conf", False))
             for target, directory in wanted:
                 if not f"{target}/".startswith(elsewhere):
                     make_mount_point(root, target, directory=directory)
@@ -129,25 +135,81 @@ def _make_mount_points(spec: Spec) -> None:
         os.close(root)
 
 
-def make_mount_point(root: int, target: str, *, directory: bool) -> None:
-    """Makes ``target`` below the directory ``root`` unless it exists; no link in the tree leads out of it."""
-    parts = [part for part in target.split("/") if part]
-    for count in range(1, len(parts) + 1):
-        path = "/" + "/".join(parts[:count])
+def _make_top(root: int) -> None:
+    """The directories that nspawn would make, as the host's root, which it cannot in an id-mapped tree.
+
+    Raises HostError where the tree would lead nspawn out of it, which fills /dev and /run, and reads /etc/machine-id, by
+    their paths.
+    """
+    for name in ("dev", "etc", "proc", "root", "run", "sys", "tmp", "usr", "var"):
         try:
-            os.close(syscalls.openat2(path, os.O_PATH, root=root))
-            continue
+            info = os.stat(name, dir_fd=root, follow_symlinks=False)
         except FileNotFoundError:
-            pass
-        parent = syscalls.openat2(os.path.dirname(path), os.O_PATH | os.O_DIRECTORY, root=root)
-        try:
-            if directory or count < len(parts):
-                os.mkdir(parts[count - 1], 0o755, dir_fd=parent)
-            else:
-                flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-                os.close(os.open(parts[count - 1], flags, 0o644, dir_fd=parent))
-        finally:
-            os.close(parent)
+            os.mkdir(name, 0o755, dir_fd=root)
+            continue
+        if f"/{name}/" in (*_NSPAWN_OWN, "/etc/") and not stat.S_ISDIR(info.st_mode):
+            raise _no_mount_point(f"/{name}", "it is not a directory")
+    with contextlib.suppress(FileNotFoundError):
+        if not stat.S_ISREG(os.stat("etc/machine-id", dir_fd=root, follow_symlinks=False).st_mode):
+            raise HostError(
+                "/etc/machine-id of this machine is not a regular file",
+                hint="nspawn would read what it leads to: remove it",
+            )
+    for name in ("bin", "lib", "sbin"):
+        if not _is_there(root, name) and _is_there(root, f"usr/{name}"):
+            os.symlink(f"usr/{name}", name, dir_fd=root)
+
+
+def _is_there(root: int, name: str) -> bool:
+    try:
+        os.close(syscalls.openat2(name, os.O_PATH | os.O_NOFOLLOW, root=root))
+    except FileNotFoundError:
+        return False
+    except OSError:  # something else than a directory is on the way
+        pass
+    return True
+
+
+def make_mount_point(root: int, target: str, *, directory: bool) -> None:
+    """Makes ``target`` below the directory ``root`` unless it exists; no link in the tree leads out of it.
+
+    Raises HostError when the tree has something in its way.
+    """
+    parts = [part for part in target.split("/") if part]
+    try:
+        for count in range(1, len(parts) + 1):
+            path, wanted = "/" + "/".join(parts[:count]), directory or count < len(parts)
+            try:
+                there = syscalls.openat2(path, os.O_PATH, root=root)
+            except FileNotFoundError:
+                _make_at(root, path, directory=wanted)
+                continue
+            try:
+                if stat.S_ISDIR(os.fstat(there).st_mode) != wanted:
+                    raise _no_mount_point(path, "it is not a directory" if wanted else "it is a directory")
+            finally:
+                os.close(there)
+    except OSError as e:
+        raise _no_mount_point(target, "a link is in its way" if e.errno == errno.EEXIST else e.strerror or "") from e
+
+
+def _make_at(root: int, path: str, *, directory: bool) -> None:
+    above, name = os.path.split(path)
+    parent = syscalls.openat2(above, os.O_PATH | os.O_DIRECTORY, root=root)
+    try:
+        if directory:
+            os.mkdir(name, 0o755, dir_fd=parent)
+        else:
+            os.close(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644, dir_fd=parent))
+    finally:
+        os.close(parent)
+
+
+def _no_mount_point(path: str, why: str) -> HostError:
+    return HostError(
+        f"nothing can be mounted at {path} of this machine: {why}",
+        hint="the machine's own tree is like that: make its layer anew, or name another place",
+    )
 
 
 def account(user: str) -> tuple[int, int, str]:
@@ -157,19 +219,12 @@ def account(user: str) -> tuple[int, int, str]:
     """
     number = _id(user)
     wanted = user if number is None else number
-    root = os.open("merged", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fd = syscalls.openat2("/etc/passwd", os.O_RDONLY | os.O_NONBLOCK, root=root)
-        with open(fd, "rb") as stream:
-            for line in stream.read(_PASSWD_MAX).split(b"\n"):
-                field = os.fsdecode(line.partition(b"\0")[0]).split(":")
-                if len(field) >= 7 and (uid := _id(field[2])) is not None and wanted in (field[0], uid):
-                    gid = _id(field[3])
-                    return uid, _NOGROUP if gid is None else gid, field[5] or ("/" if uid else "/root")
-    except OSError:
-        pass
-    finally:
-        os.close(root)
+    with contextlib.suppress(OSError):
+        for line in files.read_inside("merged", "/etc/passwd", most=_PASSWD_MAX).split(b"\n"):
+            field = os.fsdecode(line.partition(b"\0")[0]).split(":")
+            if len(field) >= 7 and (uid := _id(field[2])) is not None and wanted in (field[0], uid):
+                gid = _id(field[3])
+                return uid, _NOGROUP if gid is None else gid, field[5] or ("/" if uid else "/root")
     number = wanted if isinstance(wanted, int) else 0
     return number, number, "/" if number else "/root"
 

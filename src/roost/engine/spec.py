@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 INIT = "/run/roost-init"  # where roost-init is seen inside
 ENVIRONMENT = "/run/roost-environment"  # for roost-init alone: a command line can be read by every user of the host
 PROVISION = "/run/roost/provision"  # where a layer's steps see what they may use and must not keep
+MOUNT_POINTS = ("/etc/hosts", "/etc/resolv.conf")  # files of a session's own, bound above those of its tree
 # what nspawn's payload may have in any case (systemd-nspawn(1), --capability=); roost-init drops what a spec lacks
 _RETAINED = frozenset(capabilities.names(0xFDECAFFF))
 

@@ -302,6 +302,30 @@ def names_in(directory: str, *, hidden: bool = False) -> list[str]:
         return []
 
 
+def open_inside(root: int, path: str) -> int:
+    """Opens a regular file or a directory of the tree ``root`` (a descriptor) for reading; no link leads out of it.
+
+    Anything else is not even opened, which would act on a device or wait for a pipe's other end. Raises OSError.
+    """
+    there = syscalls.openat2(path, os.O_PATH, root=root)
+    try:
+        if not stat.S_ISREG(mode := os.fstat(there).st_mode) and not stat.S_ISDIR(mode):
+            raise OSError(errno.EINVAL, "not a regular file", path)
+        return os.open(f"/proc/self/fd/{there}", os.O_RDONLY | os.O_CLOEXEC)
+    finally:
+        os.close(there)
+
+
+def read_inside(tree: str, path: str, *, most: int) -> bytes:
+    """At most ``most`` bytes of a regular file in the directory ``tree``, found as by ``open_inside``. Raises OSError."""
+    root = os.open(tree, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        with open(open_inside(root, path), "rb") as stream:
+            return stream.read(most)
+    finally:
+        os.close(root)
+
+
 def printable(text: str) -> str:
     """A path or word for a record, which is Unicode: bytes that are no UTF-8 as ``\\xff``."""
     return os.fsencode(text).decode(errors="backslashreplace")

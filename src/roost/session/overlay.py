@@ -62,14 +62,14 @@ def acting_as(owner: int) -> Iterator[None]:
         syscalls.prctl(syscalls.PR_SET_SECUREBITS, 0)
 
 
-def mount_overlay(overlay: Overlay, target: str, *, owner: int) -> None:
+def mount_overlay(overlay: Overlay, target: str, *, owner: int, flags: int = 0) -> None:
     """Mounts as the ids ``owner``: overlayfs makes its work files, and copies up, with the mounter's file system ids.
 
     With other ids than those of id-mapped upper directories the mount would succeed and be silently read-only. So it is
     when there is no room for overlayfs's own directory: then OSError is raised.
     """
     with acting_as(owner):
-        syscalls.mount("overlay", target, "overlay", options=overlay.options())
+        syscalls.mount("overlay", target, "overlay", flags=flags, options=overlay.options())
     if os.statvfs(target).f_flag & os.ST_RDONLY:
         room = os.statvfs(overlay.upper)
         full = room.f_bavail < _LEAST or room.f_favail < _LEAST
