@@ -18,7 +18,7 @@ PEERS := podman crun conmon schroot debspawn sbuild mmdebstrap debootstrap bubbl
 SECONDS ?= 60
 TARGETS ?=
 
-.PHONY: help setup demo test fuzz bench bench-peers bench-scale picture docs lint clean
+.PHONY: help setup demo test fuzz bench bench-peers bench-scale confinement picture docs lint clean
 
 help:  ## say what there is
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -54,6 +54,9 @@ bench-peers: setup  ## install what Debian has of Roost's peers, and compare; WR
 
 bench-scale: setup  ## 582 jobs on 30 machines, 5,000 sessions, a store with 10,000 kept ones; QUICK=1: a tenth
 	@$(VENV)/bin/python -m tools.bench_scale $(if $(QUICK),--quick)
+
+confinement: setup  ## print what a session may do, beside nspawn, podman and bubblewrap
+	@$(VENV)/bin/python -m tools.confinement
 
 picture: setup  ## draw the README's picture from a real run of the demo
 	@tools/make-picture $(ROOST)

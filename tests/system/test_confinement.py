@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 from typing import TYPE_CHECKING
 
@@ -219,3 +220,15 @@ def test_a_layers_steps_are_bounded_too(tiny: Rig) -> None:
     found = status_of(tiny.run("cat /status").text)
     assert named(found["CapBnd"]) == WANTED
     assert found["NoNewPrivs"] == "1"
+
+
+def test_a_hole_that_the_hosts_network_leaves(tiny: Rig) -> None:
+    """Abstract sockets belong to a network: a session reaches the host's with mode host, and not with none."""
+    name = f"\0roost-test-{os.getpid()}"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as server:
+        server.bind(name)
+        server.listen()
+        script = f"grep -c roost-test-{os.getpid()} /proc/net/unix"
+        assert tiny.run(script).text == "1\n"  # said in docs/security.md
+        tiny.define(TINY + 'network = { mode = "none" }\n')
+        assert tiny.run(script).text == "0\n"
