@@ -13,7 +13,7 @@ from roost.engine.execute import Streams, execute
 from roost.engine.launch import account, describe, mount_all
 from roost.engine.spec import MOUNT_POINTS, Bound, Limits, Overlaid, Spec
 from roost.errors import DefinitionError, Error, HostError, Interrupted, StoreError, of_os
-from roost.host import capabilities, files, runner, syscalls
+from roost.host import capabilities, files, runner
 from roost.results import Artifact, Result
 from roost.store import new_id
 from roost.structs import Struct, asdict, replace
