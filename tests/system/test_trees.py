@@ -230,14 +230,13 @@ def test_a_session_that_has_lost_its_directories_can_run_again(tiny: Rig) -> Non
 
 
 @pytest.mark.parametrize("size", [10 << 30, 100 << 20])
-def test_a_huge_list_of_accounts_is_not_read(tiny: Rig, size: int) -> None:
+def test_of_a_huge_list_of_accounts_the_start_is_read(tiny: Rig, size: int) -> None:
     session = tiny.kept(f"echo 'user:x:1000:1000::/:/bin/sh' > /etc/passwd; truncate -s {size} /etc/passwd /etc/group")
-    done = tiny("session", "shell", session, "-u", "user", timeout=20)
-    assert "no user user" in done.said
+    assert tiny("session", "shell", session, "-u", "user", stdin=b"id -u", timeout=20).text == "1000\n"
+    assert "no user other" in tiny("session", "shell", session, "-u", "other", timeout=20).said
     done = tiny("session", "diff", session, "--content", "/etc/passwd", timeout=60)
     assert done.status == 6
     assert "larger than 16 MiB" in done.said
-    assert tiny("session", "shell", session, stdin=b"echo root").text == "root\n"
     tiny("session", "remove", session)
 
 
@@ -261,14 +260,6 @@ def test_names_cannot_act_on_a_terminal(tiny: Rig) -> None:
         odd = {char for char in text if not char.isprintable()} - {"\n"}
         assert not odd, text
         assert not any(line.startswith("new") for line in text.splitlines()), text
-    tiny("session", "remove", session)
-
-
-def test_the_content_that_diff_shows_cannot_act_on_a_terminal(tiny: Rig) -> None:
-    session = tiny.kept(r"printf 'one\033[2Jtwo\tx\n\302\23331m\n' > /etc/motd")
-    text = tiny("session", "diff", session, "--content", "/etc/motd").text
-    assert r"+one\x1b[2Jtwo" in text
-    assert not {char for char in text if not char.isprintable()} - {"\n", "\t"}
     tiny("session", "remove", session)
 
 
