@@ -42,7 +42,8 @@ class Result(Struct, frozen=True, kw_only=True):
     ``status`` is the command's exit status, None when it has none; ``signal`` is a name such as SIGSEGV. ``limit`` names
     the limits that were reached, whoever of the run's processes did: ``memory limit 512M``.
     ``started`` is seconds since the epoch; ``seconds``, ``user_seconds`` and ``system_seconds`` are durations,
-    ``max_rss`` is bytes. ``variant``: which of a machine's several runs. ``kept`` is the session's id when it was kept.
+    ``max_rss`` is bytes. ``timings``: seconds of each phase of a
+    session, see ``roost run --timings``. ``variant``: which of a machine's several runs. ``kept`` is the session's id when it was kept.
     ``tail`` is the last of the output.
     """
 
@@ -57,6 +58,7 @@ class Result(Struct, frozen=True, kw_only=True):
     user_seconds: float = 0.0
     system_seconds: float = 0.0
     max_rss: int = 0
+    timings: dict[str, float] = {}
     session: str = ""
     kept: str = ""
     log: str = ""

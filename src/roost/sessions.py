@@ -417,7 +417,8 @@ def _result(
     return Result(
         machine=record.machine, command=run.words, state=state, status=status,
         signal=runner.signal_name(number) if number else "", limit=limit, started=began, seconds=ended.seconds,
-        user_seconds=ended.user_seconds, system_seconds=ended.system_seconds, max_rss=ended.max_rss, session=record.id,
+        user_seconds=ended.user_seconds, system_seconds=ended.system_seconds, max_rss=ended.max_rss,
+        timings=ended.phases, session=record.id,
         log=log, tail=tail.decode(errors="replace"), error=ended.error, hint=ended.hint, warnings=tuple(warnings),
     )  # fmt: skip
 
@@ -453,7 +454,9 @@ def run_once(
 ) -> Result:  # fmt: skip
     """A run in a session of its own, thrown away or kept as ``keep`` says. ``options`` are those of ``Session.run``."""
     record = replace(record, id=new_id(record.machine), user=files.printable(run.user))
+    began = time.monotonic()
     with Session(store, record, terms) as session:
+        opened = time.monotonic()
         if on_start is not None:
             on_start(session.id)
         result = session.run(run, **options)
@@ -467,6 +470,9 @@ def run_once(
             except (StoreError, OSError) as e:  # the result is not lost as well
                 error = e if isinstance(e, StoreError) else of_os(e)
                 warning = f"the session could not be kept: {error.brief}"
-                return replace(result, warnings=(*result.warnings, warning))
-            result = replace(result, kept=session.id)
-    return result
+                result = replace(result, warnings=(*result.warnings, warning))
+            else:
+                result = replace(result, kept=session.id)
+        done = time.monotonic()
+    timings = {"open": opened - began, **result.timings, "close": time.monotonic() - done}
+    return replace(result, timings=timings)

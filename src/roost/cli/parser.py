@@ -190,6 +190,7 @@ def _run_verbs(verbs: Any) -> None:
         help="a run for each value, which is in the environment as NAME; again: for each combination",
     )
     run.add_argument("--fail-fast", action="store_true", help="start nothing more once one has not passed")
+    run.add_argument("--timings", action="store_true", help="say where the time of the run went")
     run.add_argument("--junit", metavar="FILE", help="write the results as JUnit XML too")
     _session_options(run)
     run.add_argument(

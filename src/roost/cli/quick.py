@@ -10,6 +10,8 @@ from __future__ import annotations
 import os
 import sys
 
+from roost.cli.clock import Clock
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
     from roost.store import Store
 
 _VALUES = {"-f": "file", "--file": "file", "--state": "state"}
-_FLAGS = {"-q", "--quiet"}
+_FLAGS = {"-q", "--quiet", "--timings"}
 _NAME = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-.")
 
 
@@ -52,22 +54,29 @@ def run(argv: Sequence[str]) -> int | None:
         return None
     machine, file, state, command = plain
     definition = os.path.abspath(file or "roost.toml")
+    clock = Clock()
     from roost import ready
     from roost.errors import LayerGone
     from roost.store import Store
 
+    clock.lap("imports")
     store = Store(state or os.environ.get("ROOST_STATE"))
     known = ready.find(store, definition, machine)
     if known is None:
         return None
+    clock.lap("definition")
     store.prepare()
     for cleared in store.sweep():
         print(f"cleared what a killed process left: {cleared}", file=sys.stderr)
+    clock.lap("store")
     try:
         result = _run(store, known, command)
     except LayerGone:
         return None
-    return _told(result)
+    status = _told(result)
+    if "--timings" in argv[: list(argv).index("--")]:
+        clock.show([result])
+    return status
 
 
 def _run(store: Store, known: Ready, command: tuple[str, ...]) -> Result:

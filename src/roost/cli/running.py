@@ -8,6 +8,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import roost
+from roost.cli.clock import Clock
 from roost.cli.common import definition, say, watched
 from roost.cli.streams import restored_terminal, standard_input
 from roost.cli.table import style_of, terminal_width
@@ -28,6 +29,7 @@ SHELL = ("sh", "-c", 'exec "${SHELL:-/bin/sh}" -l')
 
 def run(options: argparse.Namespace) -> int:
     """``roost run``."""
+    clock = Clock()
     if not options.machines and not options.all and not options.profile:
         raise DefinitionError(
             "no machine was named", hint="name machines, or say --all: `roost run --all -- make test`"
@@ -38,6 +40,7 @@ def run(options: argparse.Namespace) -> int:
     manager = roost.Manager(loaded, state=options.state)
     names = [machine.name for machine in manager.machines(options.machines, profile=options.profile)]
     what = run_of(options)
+    clock.lap("definition")
     if options.junit:
         _check_file(options.junit)
     single = len(names) == 1 and not (options.all or options.profile or options.matrix) and names == options.machines
@@ -70,6 +73,8 @@ def run(options: argparse.Namespace) -> int:
         from roost.results import junit
 
         write_atomic(os.path.abspath(options.junit), junit(results, seconds=seconds))
+    if options.timings:
+        clock.show(results)
     return exit_status(results, matrix=not single)
 
 

@@ -11,6 +11,7 @@ import struct
 import sys
 import time
 
+from roost.engine import moments
 from roost.engine.launch import become_nspawn, describe
 from roost.errors import Error, HostError, of_os
 from roost.host import cgroups, runner
@@ -27,7 +28,7 @@ GRACE = 5.0  # seconds between the polite signal and the kill
 _MESSAGES_KEPT = 16384
 _WAIT_MOST = 86400.0  # seconds; epoll_wait(2) takes 24 days at most
 _BLOCKS = 16  # read at a time, so that a flood does not keep a deadline waiting
-_ENDED = struct.Struct("=8siiQQQ")  # roost-init.c: struct ended, after its tag
+_ENDED = struct.Struct("=8siiQQQQQ")  # roost-init.c: struct ended, after its tag
 STOP, KILL = 1, 2
 _HOST_FULL = "the host's disk was full before the session's limit: what the session wrote then is lost"
 _LOOK = 0.1  # seconds between two looks at a limited disk: what filled it may be removed again
@@ -39,6 +40,7 @@ class Ended(Struct, frozen=True, kw_only=True):
     ``status`` is None when a signal (``signal``, a number) ended it, or when it never ran (``error`` says why).
     ``stopped``: "time", "output" (the limit for which Roost ended it) or "stop". ``reached``: the names of all limits
     that were, and "oom" when the kernel killed for want of memory that was not the run's own limit. Times are seconds, ``max_rss`` bytes.
+    ``phases``: where the time went, see roost.engine.moments.
     """
 
     status: int | None = None
@@ -50,6 +52,7 @@ class Ended(Struct, frozen=True, kw_only=True):
     user_seconds: float = 0.0
     system_seconds: float = 0.0
     max_rss: int = 0
+    phases: dict[str, float] = {}
     reached: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -125,6 +128,7 @@ class Running:
                     room=room,
                 )
 
+            self._forked = time.monotonic()
             self._pid, born = runner.fork_into(child, self._group.born)
             self._pidfd = os.pidfd_open(self._pid)
             self._stack.callback(os.close, self._pidfd)
@@ -291,7 +295,8 @@ class Running:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
             status = runner.reap(self._pid) or 0
-        self._problem_text = _read_all(self._problem) if self._pid else b""
+        self._gone = time.monotonic()
+        self._child_moments, self._problem_text = moments.unpacked(_read_all(self._problem) if self._pid else b"")
         self._stack.close()
         return status
 
@@ -303,10 +308,11 @@ class Running:
         reached += [*cgroups.reached(self._group), *(("disk",) if self._disk_full else ())]
         plain = replace(plain, reached=tuple(reached))
         if len(self._report) == _ENDED.size:
-            code, user, system, rss = _unpack(self._report)
+            code, user, system, rss, inside = _unpack(self._report)
+            passed = moments.phases([self._forked, *self._child_moments, *inside, self._gone])
             return replace(
                 plain, status=None if self._failure or code < 0 else code, signal=max(0, -code), error=self._failure,
-                user_seconds=user / 1e6, system_seconds=system / 1e6, max_rss=rss << 10,
+                user_seconds=user / 1e6, system_seconds=system / 1e6, max_rss=rss << 10, phases=passed,
             )  # fmt: skip
         if self._problem_text:
             brief, _, hint = self._problem_text.decode(errors="replace").partition("\0")
@@ -317,15 +323,15 @@ class Running:
         return replace(plain, error=self._failure or words or f"systemd-nspawn: {runner.ending(status)}")
 
 
-def _unpack(report: bytes) -> tuple[int, int, int, int]:
-    """Exit code (negative: a signal), user and system time in microseconds, memory in KiB.
+def _unpack(report: bytes) -> tuple[int, int, int, int, tuple[float, float]]:
+    """Exit code (negative: a signal), user and system time in microseconds, memory in KiB, when it began and ended.
 
     The container's root may have forged it: what no command can have said is cut to what one can.
     """
-    _, status, _, user, system, rss = _ENDED.unpack(report)
+    _, status, _, user, system, rss, began, ended = _ENDED.unpack(report)
     number, core = status & 0x7F, status & 0x80
     code = -number if 0 < number < 0x7F and not status & ~(number | core) else status >> 8 & 0xFF
-    return code, user, system, min(rss, 1 << 50)
+    return code, user, system, min(rss, 1 << 50), (began / 1e6, ended / 1e6)
 
 
 def _read_all(fd: int) -> bytes:
@@ -349,7 +355,7 @@ def _child(
 ) -> None:
     """In the child: becomes nspawn, or tells the parent why not."""
     try:
-        become_nspawn(spec, group=group, go=go, filters=filters, fds=fds, messages=messages, room=room)
+        become_nspawn(spec, group=group, go=go, filters=filters, fds=fds, messages=messages, problem=problem, room=room)
     except (OSError, Error) as e:
         error = describe(e) if isinstance(e, OSError) else e
         os.write(problem, f"{error.brief}\0{error.hint}".encode()[:4096])

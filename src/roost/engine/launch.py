@@ -11,7 +11,9 @@ import errno
 import fcntl
 import os
 import stat
+import time
 
+from roost.engine import moments
 from roost.engine.spec import nspawn_argv
 from roost.errors import HostError, exhausted
 from roost.host import cgroups, files, idmap, runner, syscalls
@@ -237,13 +239,14 @@ def _id(text: str) -> int | None:
 
 
 def become_nspawn(
-    spec: Spec, *, group: Group, go: int, filters: Sequence[bytes], fds: Sequence[int], messages: int, room: int | None
-) -> None:
+    spec: Spec, *, group: Group, go: int, filters: Sequence[bytes], fds: Sequence[int], messages: int, problem: int,
+    room: int | None,
+) -> None:  # fmt: skip
     """Turns this process, number 1 of its pid namespace, into nspawn with ``fds`` passed on to the payload.
 
-    ``messages`` takes nspawn's own words; ``room``, a socket, a descriptor of where the session writes. Returns, or raises
-    OSError or HostError, only when it could not; it waits for a byte from ``go`` before nspawn starts, and gives up at its
-    end.
+    ``messages`` takes nspawn's own words, ``problem`` the moments of this way (roost.engine.moments); ``room``, a socket,
+    a descriptor of where the session writes. Returns, or raises OSError or HostError, only when it could not; it waits for
+    a byte from ``go`` before nspawn starts, and gives up at its end.
     """
     mount_all(spec)
     if room is not None:
@@ -258,6 +261,7 @@ def become_nspawn(
     if group.born:
         # cgroup v2 inside wherever the host has it: else nspawn copies the group to v1, and waits for the move
         env["SYSTEMD_NSPAWN_UNIFIED_HIERARCHY"] = "1"
+    mounted = time.monotonic()
     if filters:
         env["SYSTEMD_SECCOMP"] = "0"
     for program in filters:
@@ -274,6 +278,7 @@ def become_nspawn(
         os.dup2(fd, number, inheritable=True)
     if not os.read(go, 1):  # the parent is gone
         return
+    os.write(problem, moments.packed(mounted, time.monotonic()))
     try:
         os.execvpe("systemd-nspawn", nspawn_argv(spec), runner.child_env(env))  # noqa: S606
     except FileNotFoundError:

@@ -40,6 +40,7 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 enum { CONTROL = 3, STREAMS = 4, MAX_GROUPS = 256, LINE = 65536, LIST_MOST = 1 << 20, SETUP_FAILED = 125 };
@@ -48,6 +49,7 @@ struct ended { /* native byte order; roost.engine.control unpacks it */
     int32_t status; /* as wait(2) has it */
     int32_t unused;
     uint64_t user_usec, system_usec, max_rss_kib;
+    uint64_t began_usec, ended_usec; /* CLOCK_MONOTONIC */
 };
 
 struct account {
@@ -280,7 +282,13 @@ static void become(char **argv, const char *user, const char *directory, int ter
     _exit(code == ENOENT ? 127 : 126);
 }
 
-static void report(int status, const struct rusage *used) {
+static uint64_t now_usec(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t) now.tv_sec * 1000000u + (uint64_t) now.tv_nsec / 1000u;
+}
+
+static void report(int status, const struct rusage *used, uint64_t began) {
     struct {
         char tag[8];
         struct ended ended;
@@ -288,6 +296,8 @@ static void report(int status, const struct rusage *used) {
     packet.ended.user_usec = (uint64_t) used->ru_utime.tv_sec * 1000000u + (uint64_t) used->ru_utime.tv_usec;
     packet.ended.system_usec = (uint64_t) used->ru_stime.tv_sec * 1000000u + (uint64_t) used->ru_stime.tv_usec;
     packet.ended.max_rss_kib = (uint64_t) used->ru_maxrss;
+    packet.ended.began_usec = began;
+    packet.ended.ended_usec = now_usec();
     (void) !send(CONTROL, &packet, sizeof packet, MSG_NOSIGNAL);
 }
 
@@ -300,7 +310,7 @@ static int reap(pid_t child, int *status, struct rusage *used) {
     return 0;
 }
 
-static int supervise(pid_t child, int signals) {
+static int supervise(pid_t child, int signals, uint64_t began) {
     struct pollfd watched[] = {{.fd = signals, .events = POLLIN}, {.fd = CONTROL, .events = POLLIN}};
     for (;;) {
         int status;
@@ -309,7 +319,7 @@ static int supervise(pid_t child, int signals) {
         unsigned char signal_number;
 
         if (reap(child, &status, &used)) {
-            report(status, &used);
+            report(status, &used, began);
             return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
         }
         if (poll(watched, 2, -1) < 0 && errno != EINTR)
@@ -328,6 +338,7 @@ static int supervise(pid_t child, int signals) {
 
 int main(int argc, char **argv) {
     sigset_t all;
+    uint64_t began;
     int signals, terminal;
     pid_t child;
 
@@ -353,6 +364,7 @@ int main(int argc, char **argv) {
         return SETUP_FAILED;
     }
     signals = signalfd(-1, &all, SFD_CLOEXEC | SFD_NONBLOCK);
+    began = now_usec();
     child = signals < 0 ? -1 : fork();
     if (child < 0) {
         tell("cannot start a process: %s", strerror(errno));
@@ -363,5 +375,5 @@ int main(int argc, char **argv) {
     if (!terminal) /* the streams end when the command's last process has closed them, not when we end */
         for (int i = STREAMS; i < STREAMS + 3; i++)
             close(i);
-    return supervise(child, signals);
+    return supervise(child, signals, began);
 }
