@@ -44,7 +44,7 @@ _roost() {
         'plan') options=''; kind=machines ;;
         'doctor') options=''; kind=nothing ;;
         'build') options='-j --jobs --verify --keep-failed'; kind=machines ;;
-        'run') options='--all --profile -j --jobs --matrix --fail-fast --junit --verify -u --user -w --directory --source --bind --env --limit --keep --timeout --artifact --output --keep=always --keep=on-failure'; kind=machines ;;
+        'run') options='--all --profile -j --jobs --matrix --fail-fast --timings --junit --verify -u --user -w --directory --source --bind --env --limit --keep --timeout --artifact --output --keep=always --keep=on-failure'; kind=machines ;;
         'shell') options='--verify -u --user -w --directory --source --bind --env --limit --keep --keep=always --keep=on-failure'; kind=machines ;;
         'session list') options=''; kind=nothing ;;
         'session shell') options='-u --user'; kind=sessions ;;

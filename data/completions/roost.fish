@@ -64,6 +64,7 @@ complete -c roost -n '__fish_seen_subcommand_from run' -l profile -x -d 'only ma
 complete -c roost -n '__fish_seen_subcommand_from run' -s j -l jobs -x -d 'machines at a time (default: by cores and memory)'
 complete -c roost -n '__fish_seen_subcommand_from run' -l matrix -x -d 'a run for each value, which is in the environment as NAME; again: for each combination'
 complete -c roost -n '__fish_seen_subcommand_from run' -l fail-fast -d 'start nothing more once one has not passed'
+complete -c roost -n '__fish_seen_subcommand_from run' -l timings -d 'say where the time of the run went'
 complete -c roost -n '__fish_seen_subcommand_from run' -l junit -r -F -d 'write the results as JUnit XML too'
 complete -c roost -n '__fish_seen_subcommand_from run' -l verify -d 'start nothing unless every layer is what it was when it was made'
 complete -c roost -n '__fish_seen_subcommand_from run' -s u -l user -x -d 'run as this user of the machine, a name or a number (default: root)'

@@ -32,7 +32,7 @@ DAMAGE = [
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
-    for name in (f"layers/{DIGEST}", "sessions/one-123456", "names", "machines"):
+    for name in (f"layers/{DIGEST}", "sessions/one-123456", "names", "machines", "staging"):
         (tmp_path / name).mkdir(parents=True)
     return Store(str(tmp_path))
 
