@@ -18,7 +18,7 @@ PEERS := podman crun conmon schroot debspawn sbuild mmdebstrap debootstrap bubbl
 SECONDS ?= 60
 TARGETS ?=
 
-.PHONY: help setup demo test fuzz bench bench-peers bench-scale confinement picture docs lint clean
+.PHONY: help setup demo test fuzz bench bench-peers bench-scale soak confinement picture docs lint clean
 
 help:  ## say what there is
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -57,6 +57,9 @@ bench-scale: setup  ## 582 jobs on 30 machines, 5,000 sessions, a store with 10,
 
 confinement: setup  ## print what a session may do, beside nspawn, podman and bubblewrap
 	@$(VENV)/bin/python -m tools.confinement
+
+soak: setup  ## kill Roost at every point, and let 32 processes loose on one store, for MINUTES=5
+	@$(VENV)/bin/python -m tools.soak --minutes $(or $(MINUTES),5) $(if $(SEED),--seed $(SEED))
 
 picture: setup  ## draw the README's picture from a real run of the demo
 	@tools/make-picture $(ROOST)

@@ -90,3 +90,23 @@ def test_no_module_has_a_state(path: Path) -> None:
         ):
             changes = node.func.attr in ("append", "extend", "update", "setdefault", "pop", "clear", "add", "insert")
             assert not (changes and node.func.value.id in tables), f"{ast.unparse(node.func)}, line {node.lineno}"
+
+
+def test_every_system_call_is_a_named_point() -> None:
+    """What changes something outside the process raises an audit event first; Python's own calls do so by themselves."""
+    within = {"prctl", "set_name", "set_fs_ids", "seccomp_filter_of"}  # this process alone, or by a call that does
+    tree = ast.parse((SOURCE / "host/syscalls.py").read_text())
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef) and not node.name.startswith("_") and node.name not in within:
+            calls = [ast.unparse(call.func) for call in ast.walk(node) if isinstance(call, ast.Call)]
+            assert "sys.audit" in calls, f"{node.name}, line {node.lineno}"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=NAMES)
+def test_what_python_does_not_tell_is_told(path: Path) -> None:
+    """os.fsync and signal.pidfd_send_signal raise no audit event: one is raised just before."""
+    before = ""
+    for number, line in enumerate(path.read_text().splitlines(), 1):
+        if "os.fsync(" in line or "pidfd_send_signal(" in line:
+            assert "sys.audit(" in before, f"line {number}"
+        before = before + line if line.strip().startswith("with ") else line

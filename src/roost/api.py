@@ -7,7 +7,6 @@ import fnmatch
 import json
 import os
 import time
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
@@ -15,7 +14,7 @@ from msgspec import Struct
 from roost import facts
 from roost import plan as planner
 from roost.definition import load as load_definition
-from roost.errors import BusyError, DefinitionError, Error, HostError, Interrupted, LayerGone, StoreError, of_os
+from roost.errors import DefinitionError, Error, HostError, Interrupted, LayerGone, StoreError, of_os
 from roost.events import Warned, ignore
 from roost.host import files
 from roost.records import LayerRecord, SessionRecord
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
     from roost.gc import Removal
     from roost.matrix import Cell, Variant
     from roost.records import Machines
+    from roost.repair import Leftover
     from roost.results import Result
     from roost.sessions import Run, Session
     from roost.verify import Verified
@@ -108,7 +108,7 @@ class Manager:
             last = self.store.remembered(self.definition.path).machines
         except PermissionError as e:
             raise HostError(f"{e.filename} cannot be read: {e.strerror}", hint="run it with sudo") from None
-        known = planner.Known(present=_Present(self.store), last=last, names=_Names(self.store))
+        known = planner.Known(present=facts.Present(self.store), last=last, names=facts.Names(self.store))
         return planner.make(machines, known, facts.versions)
 
     # making it
@@ -117,11 +117,14 @@ class Manager:
         """Makes the store's directories and clears what dead processes left; what was cleared. Needs root."""
         if self._ready:
             return []
+        self._open()
+        self._ready = True
+        return self.store.sweep()
+
+    def _open(self) -> None:
         if os.geteuid() != 0:
             raise HostError("this needs root: layers and sessions are other systems' files", hint="run it with sudo")
         self.store.prepare()
-        self._ready = True
-        return self.store.sweep()
 
     def build(
         self, patterns: Sequence[str] = (), *, jobs: int | None = None, keep_failed: bool = False, verify: bool = False
@@ -142,17 +145,22 @@ class Manager:
     def _built(
         self, patterns: Sequence[str], *, jobs: int | None = None, keep_failed: bool = False, verify: bool = False
     ) -> tuple[planner.Plan, dict[str, Error]]:
-        self.prepare()
+        for cleared in self.prepare():
+            self._watch.monitor(Warned(message=f"cleared what a killed process left: {cleared}"))
         errors: dict[str, Error] = {}
         plan = self.plan(patterns)
         if verify:
-            with self._pinned(plan):
+            with self.store.pinned(_digests(plan)):
                 self._verified(plan, jobs)
-        if not plan.to_build and self._is_remembered(plan):
+        if not plan.to_build and self._updated(plan) is None:
             self._note_ready(plan)
             return plan, errors  # the way to a run: no lock is waited for
-        with self._pinned(plan):
-            plan = self.plan(patterns)
+        with contextlib.ExitStack() as pins:
+            before: set[str] = set()
+            while not before >= (digests := _digests(plan)):  # again when a name means another layer by now
+                pins.enter_context(self.store.pinned(digests))
+                before = digests
+                plan = self.plan(patterns)
             if plan.to_build:
                 errors = self._builder(jobs, keep_failed=keep_failed).build(plan)
             self._remember(plan)
@@ -180,9 +188,6 @@ class Manager:
             item.machine.name: ready.Ready(record=self._record(item), terms=terms_of(item.machine)) for item in new
         }
         ready.remember(self.store, self.definition.path, inputs, machines)
-
-    def _pinned(self, plan: planner.Plan) -> contextlib.AbstractContextManager[None]:
-        return self.store.pinned({digest for item in plan.machines for digest in item.layers})
 
     def _verified(self, plan: planner.Plan, jobs: int | None) -> None:
         """Raises StoreError when a layer that the plan uses is not what it was."""
@@ -229,9 +234,6 @@ class Manager:
             record = self._updated(plan)
             if record is not None:
                 self.store.remember(record)
-
-    def _is_remembered(self, plan: planner.Plan) -> bool:
-        return self._updated(plan) is None
 
     def _updated(self, plan: planner.Plan) -> Machines | None:
         """The definition's record as it should be; None when it is so."""
@@ -321,16 +323,35 @@ class Manager:
         ``verify``: nothing starts at all unless every layer is what it was when it was made (StoreError).
         A machine whose layers cannot be made has a result that says so. Logs go below the store's ``results``.
         """
-        from roost.build import default_jobs
-        from roost.matrix import Matrix, Variant, cells_of
-        from roost.results import Result, plain
-        from roost.sessions import check_sources, terms_of
+        from roost.matrix import Variant
+        from roost.sessions import check_sources
 
         check_sources(run.sources)
         if times > 1:
             variants = [Variant(name=str(number + 1)) for number in range(times)]
         names = [machine.name for machine in self.machines(patterns, profile=profile)]
-        plan, errors = self._built(names, jobs=jobs, verify=verify)
+        with self._made(names, jobs=jobs, verify=verify) as (plan, errors):
+            return self._matrix(plan, errors, names, run, jobs=jobs, variants=variants, keep=keep, fail_fast=fail_fast)
+
+    @contextlib.contextmanager
+    def _made(self, names: Sequence[str], **how: Any) -> Iterator[tuple[planner.Plan, dict[str, Error]]]:
+        """The machines' layers, made and kept from being removed; made again when somebody was faster."""
+        for left in reversed(range(_TRIES)):
+            plan, errors = self._built(names, **how)
+            with self.store.pinned(_digests(plan)):
+                if not left or errors or all(self.store.has(digest) for digest in _digests(plan)):
+                    yield plan, errors
+                    return
+
+    def _matrix(
+        self, plan: planner.Plan, errors: dict[str, Error], names: list[str], run: Run, *, jobs: int | None, variants: Sequence[Variant],
+        **how: Any,
+    ) -> list[Result]:  # fmt: skip
+        from roost.build import default_jobs
+        from roost.matrix import Matrix, cells_of
+        from roost.results import Result, plain
+        from roost.sessions import terms_of
+
         watch = self._watch
         logs = os.path.join(self.store.state, "results", run_id())
         os.mkdir(logs, 0o755)
@@ -348,16 +369,16 @@ class Manager:
                 continue
             cells += cells_of(self._record(item), terms_of(item.machine), run, variants)
         matrix = Matrix(
-            self.store, watch.monitor, jobs=jobs or default_jobs(), keep=keep, fail_fast=fail_fast, logs=logs, stop=watch.stop,
-            tick=watch.tick, interval=watch.interval,
+            self.store, watch.monitor, jobs=jobs or default_jobs(), logs=logs, stop=watch.stop, tick=watch.tick,
+            interval=watch.interval, **how,
         )  # fmt: skip
-        with self.store.alive(f"results-{os.path.basename(logs)}"), self._pinned(plan):
+        with self.store.alive(f"results-{os.path.basename(logs)}"):
             results = [*unmade.values(), *matrix.run(cells)]
         order = {name: number for number, name in enumerate(names)}
         results.sort(key=lambda result: order[result.machine])
-        document = json.dumps([plain(result) for result in results], indent=1)
+        data = json.dumps([plain(result) for result in results], indent=1).encode()
         try:
-            files.write_atomic(f"{logs}/result.json", document.encode())
+            files.write_atomic(f"{logs}/result.json", data, staging=f"{self.store.state}/staging")
         except OSError as e:  # the results themselves are not lost
             watch.monitor(Warned(message=f"the results were not written: {of_os(e).brief}"))
         return results
@@ -378,7 +399,12 @@ class Manager:
             self.store.remove_session(session)
 
     def remove_layer(self, word: str) -> LayerRecord:
-        """Removes a layer that nothing stands on. Raises StoreError, or BusyError saying what does."""
+        """Removes a layer that nothing stands on; of several names of one layer, only the name.
+
+        Raises StoreError, or BusyError saying what stands on it.
+        """
+        from roost.repair import remove
+
         self.prepare()
         digest = self.store.find_digest(word)
         try:
@@ -387,25 +413,13 @@ class Manager:
             if not os.path.isdir(os.path.dirname(self.store.tree(digest))):
                 raise
             layer = LayerRecord(digest=digest, parents=(), kind="", name="damaged", family="", facts={}, created=0.0)
-        users = [f"session {s.id}" for s, _ in self.store.sessions() if layer.digest in s.layers]
-        users += [
-            f"layer {other.digest[:12]} ({other.name})"
-            for other in self.store.layers()
-            if layer.digest in other.parents
-        ]
-        busy = BusyError(f"layer {layer.digest[:12]} is in use", details="\n".join(users), hint="remove those first")
-        if users:
-            raise busy
-        if not self.store.remove_layers([layer.digest], self._in_use_now):
-            raise busy
-        for name, digest in self.store.names().items():
-            if digest == layer.digest:
-                self.store.remove_name(name)
-        return layer
+        names = {name for name, meant in self.store.names().items() if meant == digest}
+        if word in names and len(names) > 1:
+            self.store.remove_name(word)
+            return layer
 
-    def _in_use_now(self) -> set[str]:
-        running = {digest for session, _ in self.store.running() for digest in session.layers}
-        return running | self.store.referred_to()
+        remove(self.store, digest, names=names)
+        return layer
 
     def packages(self, layer: LayerRecord) -> dict[str, str]:
         """The packages of a layer with all below it: name → version; empty when the layers have no list of them."""
@@ -421,6 +435,19 @@ class Manager:
                 )
         return {}
 
+    def leftovers(self) -> list[Leftover]:
+        """What a crash or a power cut left: what ``repair`` would clear or leave to a person. Changes nothing."""
+        from roost.repair import find
+
+        return find(self.store)
+
+    def repair(self) -> list[Leftover]:
+        """Clears what a crash or a power cut left, as far as Roost's own records name it; each with what became of it."""
+        from roost.repair import repair
+
+        self._open()
+        return repair(self.store)
+
     def gc(self, *, dry_run: bool = False) -> list[Removal]:
         """Removes the layers that no definition, session or name uses; with ``dry_run``, only says which."""
         from roost.gc import collect
@@ -430,34 +457,8 @@ class Manager:
         return collect(self.store, chains, dry_run=dry_run)
 
 
-class _Names(Mapping[str, tuple[str, tuple[str, ...], str]]):
-    """The committed layers, read when a plan asks for one: a store may have thousands."""
-
-    def __init__(self, store: Store) -> None:
-        self._store = store
-
-    def __getitem__(self, name: str) -> tuple[str, tuple[str, ...], str]:
-        try:
-            layer = self._store.layer(self._store.named(name))
-        except StoreError:
-            raise KeyError(name) from None
-        return layer.digest, (*layer.parents, layer.digest), layer.family
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._store.names())
-
-    def __len__(self) -> int:
-        return len(self._store.names())
-
-
-class _Present:
-    """Whether the store has a layer, asked only for those that a plan names."""
-
-    def __init__(self, store: Store) -> None:
-        self._store = store
-
-    def __contains__(self, digest: object) -> bool:
-        return self._store.has(str(digest))
+def _digests(plan: planner.Plan) -> set[str]:
+    return {digest for item in plan.machines for digest in item.layers}
 
 
 def _select(pattern: str, names: list[str]) -> Iterator[str]:

@@ -8,6 +8,7 @@ import fnmatch
 import os
 import re
 import stat
+import sys
 from typing import TYPE_CHECKING, Any
 
 from roost.host import files, syscalls
@@ -134,6 +135,7 @@ class Collector:
 
 def _copy_content(source: int, target: int) -> None:
     """All of a file. The kernel copies within one file system only (EXDEV): from an overlay it never does."""
+    sys.audit("roost.write", target)
     while block := os.read(source, 1 << 20):
         view = memoryview(block)
         while view:

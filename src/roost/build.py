@@ -251,7 +251,7 @@ class LayerMaker:
         files.remove_tree(f"{stage}/work")
 
     def _inside(self, spec: Spec, name: str, stdin: bytes) -> None:
-        group = self._store.group_prefix + name
+        group = self._store.group_of(name)
         programs = seccomp.filters(spec, directory=self._store.state, name=group)
         with contextlib.ExitStack() as stack:
             fd = None
@@ -318,9 +318,7 @@ class LayerMaker:
                 try:
                     os.rename(entry.path, f"{cache}/{entry.name}")
                 except OSError:  # the cache is on another file system
-                    part = f"{cache}/.{entry.name}.{os.getpid()}"
-                    shutil.copyfile(entry.path, part)
-                    os.rename(part, f"{cache}/{entry.name}")
+                    files.copy_atomic(entry.path, f"{cache}/{entry.name}")
         files.remove_tree(f"{stage}/archives")
 
     # failure

@@ -31,8 +31,11 @@ def commit(store: Store, session: str, name: str) -> LayerRecord:
     """
     if not NAME.fullmatch(name):
         raise StoreError(f"{name!r} cannot name a layer", hint="use small letters, digits, '-' and '.'")
-    record = store.session(session)
+    store.session(session)
     with store.alive(session), store.staged("stage") as stage:
+        record = store.session(session)  # as it is now that nobody else can change it
+        if not record.kept:
+            raise StoreError(f"session {session} has just ended", hint="see `roost session list`")
         began = time.monotonic()
         os.mkdir(f"{stage}/tree", 0o755)
         upper = store.session_directory(session) + "/upper"
@@ -67,7 +70,7 @@ def commit(store: Store, session: str, name: str) -> LayerRecord:
         with store.pinned((*record.layers, layer.digest)):  # until it has a name
             store.publish(stage, layer)
             store.set_name(name, layer.digest)
-    return store.layer(layer.digest)
+    return layer
 
 
 def _content(tree: str) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
+from roost import repair
 from roost.errors import Error
 from roost.host import cgroups, idmap, runner, syscalls
 from roost.session.overlay import Overlay, mount_overlay
@@ -36,7 +37,8 @@ def examine(store: Store) -> list[Check]:
     if os.geteuid() != 0:
         return [Check(name="root", state="failed", found="not root", remedy="run `sudo roost doctor`")]
     tries: list[tuple[str, Callable[[], Check]]] = [
-        ("state", lambda: _state(store)), ("systemd-nspawn", _nspawn), ("session", lambda: _session(store)),
+        ("state", lambda: _state(store)), ("leftovers", lambda: _leftovers(store)),
+        ("systemd-nspawn", _nspawn), ("session", lambda: _session(store)),
         ("filters", lambda: _filters(store)), ("control groups", lambda: _groups(store)),
         ("disk limit", lambda: _disk_limit(store)), ("bootstrap", _bootstrap), ("disk", lambda: _disk(store)),
     ]  # fmt: skip
@@ -54,6 +56,18 @@ def examine(store: Store) -> list[Check]:
 def _state(store: Store) -> Check:
     store.prepare()
     return Check(name="state", state="ok", found=store.state)
+
+
+def _leftovers(store: Store) -> Check:
+    """What a crash left; told here, cleared by ``roost.repair``."""
+    found = repair.find(store)
+    if not found:
+        return Check(name="leftovers", state="ok", found="none")
+    shown = [f"{item.kind} {item.name}: {item.found}" if item.kind != "process" else item.name for item in found]
+    remedies = ["`roost doctor --repair` clears what can be"] if any(item.state == "left" for item in found) else []
+    remedies += [f"{item.kind} {item.name}: {item.remedy}" for item in found if item.state == "stays"]
+    more = f"; {len(shown) - 5} more" if len(shown) > 5 else ""
+    return Check(name="leftovers", state="warning", found="; ".join(shown[:5]) + more, remedy="\n".join(remedies))
 
 
 def _nspawn() -> Check:
@@ -108,7 +122,7 @@ def _filters(store: Store) -> Check:
 
     spec = Spec(machine="doctor", layers=(), directory="", mount_point=store.mount_point, init=init_path(), command=())
     with store.alive("doctor"):
-        count = len(seccomp.filters(spec, directory=store.state, name=f"{store.group_prefix}doctor"))
+        count = len(seccomp.filters(spec, directory=store.state, name=store.group_of("doctor")))
     if not count:
         remedy = "sessions start slower, as filtered as ever; a kernel with CONFIG_CHECKPOINT_RESTORE lets Roost reuse nspawn's filters"
         return Check(name="filters", state="warning", found="the kernel does not tell them", remedy=remedy)
@@ -117,7 +131,7 @@ def _filters(store: Store) -> Check:
 
 def _groups(store: Store) -> Check:
     with store.alive("doctor"):
-        group = cgroups.create(f"{store.group_prefix}doctor", memory=1 << 30, cpus=1.0, tasks=100)
+        group = cgroups.create(store.group_of("doctor"), memory=1 << 30, cpus=1.0, tasks=100)
         cgroups.remove(group)
     kind = "v1 or hybrid" if os.path.isdir(f"{cgroups.MOUNT}/systemd") else "v2"
     if not group.paths:

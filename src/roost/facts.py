@@ -1,16 +1,20 @@
-"""What the loader has to know of distributions, taken from their recipes; and the host's own architecture."""
+"""What the loader has to know of distributions, taken from their recipes; and the planner, of a store and of the host."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from roost import plan as planner
 from roost.definition.model import DistributionFacts
 from roost.distro.recipe import RECIPES, VERSIONS, families_path, path_of, recipe
+from roost.errors import StoreError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
+
+    from roost.store import Store
 
 # uname(2)'s words → Debian's (dpkg's cputable)
 _ARCHITECTURES = {
@@ -53,3 +57,33 @@ def versions(distribution: str, family: str) -> list[int]:
     """The versions that are part of a layer's identity: the recipe's (of a base) and the family's."""
     own = [recipe(distribution).version] if distribution else []
     return [*own, VERSIONS[family]] if family else own
+
+
+class Names(Mapping[str, tuple[str, tuple[str, ...], str]]):
+    """The committed layers, read when a plan asks for one: a store may have thousands."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def __getitem__(self, name: str) -> tuple[str, tuple[str, ...], str]:
+        try:
+            layer = self._store.layer(self._store.named(name))
+        except StoreError:
+            raise KeyError(name) from None
+        return layer.digest, (*layer.parents, layer.digest), layer.family
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._store.names())
+
+    def __len__(self) -> int:
+        return len(self._store.names())
+
+
+class Present:
+    """Whether the store has a layer, asked only for those that a plan names."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def __contains__(self, digest: object) -> bool:
+        return self._store.has(str(digest))

@@ -49,7 +49,8 @@ def collect(store: Store, chains: Iterable[tuple[str, ...]], *, dry_run: bool) -
 
     removed = layers.keys() - used()
     if removed and not dry_run:
-        removed = store.remove_layers(removed, used)
+        from_top = sorted(removed, key=lambda digest: -len(parents[digest]))  # none loses what it stands on first
+        removed = store.remove_layers(from_top, used)
     for layer in layers.values():
         if layer.digest in removed:
             name = f"{layer.digest[:12]} {layer.name}"

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from roost.structs import Damaged, Struct
+import contextlib
+import os
+
+from roost.host import files
+from roost.structs import Damaged, Struct, from_json, to_json
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -64,3 +68,43 @@ def expect(found: str, name: str) -> None:
     """A record is that of the directory that it is in. Raises Damaged."""
     if found != name:
         raise Damaged("it is that of something else")
+
+
+class Remembered:
+    """What the machines of each definition were last built from, in the store at ``state``."""
+
+    state: str
+
+    def remembered(self, definition: str) -> Machines:
+        """What the machines of a definition were last built from; empty when never."""
+        try:
+            with open(self._machines_path(definition), "rb") as stream:
+                return from_json(stream.read(), Machines)
+        except (FileNotFoundError, Damaged):
+            return Machines(definition=files.printable(definition))
+
+    def remember(self, record: Machines) -> None:
+        """Writes what ``remembered`` returns; on the disk at once, as gc would remove what no record names."""
+        path = self._machines_path(record.definition)
+        files.write_atomic(path, to_json(record), durable=True, staging=f"{self.state}/staging")
+
+    def all_remembered(self) -> list[Machines]:
+        """Those of every definition that was built here."""
+        found = []
+        for name in files.names_in(f"{self.state}/machines"):
+            with (
+                contextlib.suppress(OSError, Damaged),
+                open(f"{self.state}/machines/{name}", "rb") as stream,
+            ):
+                found.append(from_json(stream.read(), Machines))
+        return found
+
+    def forget(self, definition: str) -> None:
+        """Removes what ``remember`` wrote."""
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self._machines_path(definition))
+
+    def _machines_path(self, definition: str) -> str:
+        import hashlib  # not needed to list machines
+
+        return f"{self.state}/machines/{hashlib.sha256(files.printable(definition).encode()).hexdigest()[:16]}.json"

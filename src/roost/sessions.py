@@ -116,6 +116,9 @@ class Session:
     def __enter__(self) -> Self:
         with contextlib.ExitStack() as stack:
             stack.enter_context(self._store.alive(self.record.id))
+            if self.record.kept:  # until now somebody else may have changed, moved or removed it
+                self.record = self._store.session(self.id)
+                self.directory = self._store.session_directory(self.id)
             if self.record.private_users:
                 self._range = self._store.ranges.take(self.record.id)
                 stack.callback(self._store.ranges.give_back, self._range)
@@ -138,7 +141,7 @@ class Session:
         if not self.record.kept:
             if self._disk is not None:
                 self._disk.release()
-            files.remove_tree(self.directory)
+            self._store.discard(self.id)
 
     def keep(self, *, reason: str = "", state: str = "") -> None:
         """Lets the session stay when it is left; what it holds is on the disk when this returns.
@@ -249,7 +252,7 @@ class Session:
 
     def execute(self, spec: Spec, *, limits: Limits, streams: Streams, stop_fd: int | None = None) -> Ended:
         """Runs a specification in this session's control group."""
-        name = self._store.group_prefix + self.record.id
+        name = self._store.group_of(self.record.id)
         programs = seccomp.filters(spec, directory=self._store.state, name=name)
         return execute(
             spec, name=name, filters=programs, limits=limits, streams=streams, disk=self._disk, stop_fd=stop_fd
@@ -462,8 +465,8 @@ def run_once(
         result = session.run(run, **options)
         if (
             keep == "always"
-            or store.is_asked_to_keep(session.id)
             or (keep == "on-failure" and result.state in ("failed", "killed", "timed-out"))
+            or store.is_asked_to_keep(session.id)
         ):
             try:
                 session.keep(reason=f"{result.state}: {' '.join(run.command)}"[:200], state=result.state)

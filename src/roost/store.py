@@ -6,7 +6,7 @@
       names/<name>               the digest of a committed layer
       running/<id>/              a session to be thrown away: session.json  upper/  work/  and a directory for each source
       sessions/<id>/             a session that is kept, moved here by rename
-      references/<digest>/<id>   an empty file: a kept session stands on this layer (its topmost)
+      references/<digest>/<id>   an empty file: a kept session stands on this layer (its topmost); .whole: none is missing
       staging/<kind>-*           being made or removed
       machines/<hash>.json       what each definition's machines were last built from
       results/<id>/              result.json, logs
@@ -16,7 +16,7 @@
     RUN/                         /run/roost or STATE/run: mnt (an empty mount point), ranges/, locks/
 
 Who works on something holds an flock on its file below RUN/locks: a lock that is free means that its owner is dead, so
-that what it left may be cleared. No lock of others is waited for to run.
+that what it left may be cleared (roost.recovery). No lock of others is waited for to run.
 
 What is looked through at every start is only what is at work (running, staging, locks): a store may have thousands of
 layers and kept sessions.
@@ -32,21 +32,22 @@ import zlib
 
 from roost.errors import BusyError, HostError, LayerGone, StoreError, exhausted
 from roost.host import cgroups, files
-from roost.records import LayerRecord, Machines, SessionRecord, expect
+from roost.records import LayerRecord, Remembered, SessionRecord, expect
 from roost.structs import Damaged, from_json, to_json
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from roost.host.ranges import Ranges
 
 
 LEAST_FILES = 128  # RLIMIT_NOFILE: what a session, its container and this process need, with room to spare
+_REMOVING = ".removing"  # in a removal's directory: the layers that it means to take, one a line; none: any
 RANGES = "/run/roost/ranges"  # of the host, whatever the state: two Roosts must not give out the same ids
 
 
-class Store:
+class Store(Remembered):
     """The directories, and the records in them."""
 
     def __init__(self, state: str | None = None) -> None:
@@ -58,6 +59,7 @@ class Store:
         # by state: two Roosts with different ones may run in one control group
         self.group_prefix = f"roost-{zlib.crc32(os.fsencode(self.state)):08x}-"
         self.mount_point = f"{self.run}/mnt"
+        self.ranges_directory = RANGES
         self._spares = f"{self.state}/spare"
         self._ranges: Ranges | None = None
 
@@ -79,20 +81,17 @@ class Store:
         try:
             for name in ("layers", "names", "running", "sessions", "staging", "machines", "results"):
                 os.makedirs(f"{self.state}/{name}", mode=0o700, exist_ok=True)
-            if not os.path.isdir(f"{self.state}/references"):
+            if not os.path.exists(f"{self.state}/references/.whole"):
                 self.repair_references()
             os.makedirs(f"{self.cache}/packages", mode=0o755, exist_ok=True)
             for path in (self.mount_point, RANGES, f"{self.run}/locks"):
                 os.makedirs(path, mode=0o700, exist_ok=True)
             files.make_spares(self._spares)
-        except PermissionError as e:
-            raise HostError(
-                f"{e.filename} cannot be made: {e.strerror}", hint="run roost as root: `sudo roost …`"
-            ) from None
         except OSError as e:
-            raise exhausted(e) or HostError(
-                f"{e.filename} cannot be made: {e.strerror}", hint="choose another place with --state DIR"
-            ) from None
+            root = isinstance(e, PermissionError)
+            hint = "run roost as root: `sudo roost …`" if root else "choose another place with --state DIR"
+            error = HostError(f"{e.filename} cannot be made: {e.strerror}", hint=hint)
+            raise (None if root else exhausted(e)) or error from None
 
     # layers
 
@@ -172,30 +171,46 @@ class Store:
         return files.publish(stage, f"{self.state}/layers/{record.digest}")
 
     def remove_layers(self, digests: Iterable[str], used: Callable[[], set[str]]) -> set[str]:
-        """Removes layers that are not ``used``; those that it removed.
+        """Removes layers that are not ``used``, in their order, and what names them; those that it removed.
 
-        Each is taken away by a rename, so that no reader ever sees a part of it. Only then is it asked what is used:
-        whoever began to use one meanwhile has either said so by then, and it is put back, or finds it gone (LayerGone).
+        It says first which it means to remove, and only then looks what is used. Whoever begins to use one says that
+        first, and looks then (``check_layers``). So one of the two always sees the other.
         """
-        taken = set()
+        wanted = tuple(digests)
         with self.staged("trash") as trash:
-            for digest in digests:
-                with contextlib.suppress(FileNotFoundError):
-                    os.rename(f"{self.state}/layers/{digest}", f"{trash}/{digest}")
-                    taken.add(digest)
-            for digest in taken & used():
-                self._put_back(trash, digest)
-                taken.remove(digest)
-        return taken
-
-    def _put_back(self, trash: str, digest: str) -> None:
-        files.publish(f"{trash}/{digest}", f"{self.state}/layers/{digest}")
+            try:
+                files.write_atomic(f"{trash}/{_REMOVING}", "\n".join(wanted).encode())
+            except OSError:  # what makes room must not need any
+                files.make_file(f"{trash}/{_REMOVING}", self._spares)
+            kept = used()
+            for digest in wanted:
+                if digest not in kept:
+                    with contextlib.suppress(FileNotFoundError):
+                        os.rename(f"{self.state}/layers/{digest}", f"{trash}/{digest}")
+            os.unlink(f"{trash}/{_REMOVING}")
+            removed = set(files.names_in(trash))
+            self.forget_names(removed)
+        return removed
 
     def check_layers(self, digests: Iterable[str]) -> None:
         """Raises LayerGone unless all are there; to be asked once a record names them, when none of them is removed."""
+        self._await_removals(set(digests))
         for digest in digests:
             if not self.has(digest):
                 raise LayerGone(f"layer {digest[:12]} was removed meanwhile", hint="`roost build` makes it again")
+
+    def _await_removals(self, digests: set[str]) -> None:
+        """Until nobody is about to decide that one of these is not used: the time of a look at the records."""
+        for name in files.names_in(f"{self.state}/staging"):
+            while name.startswith("trash-") and self.is_alive(name):
+                try:
+                    with open(f"{self.state}/staging/{name}/{_REMOVING}", encoding="ascii") as stream:
+                        removing = stream.read().split()
+                except FileNotFoundError:
+                    break
+                if removing and digests.isdisjoint(removing):
+                    break
+                time.sleep(0.002)
 
     @contextlib.contextmanager
     def pinned(self, digests: Iterable[str]) -> Iterator[None]:
@@ -207,6 +222,7 @@ class Store:
             try:
                 record = SessionRecord(id=name, machine="", layers=tuple(digests), family="", created=time.time())
                 self.write_session(record, directory)
+                self._await_removals(set(record.layers))
                 yield
             finally:
                 files.remove_tree(directory)
@@ -238,10 +254,21 @@ class Store:
     def set_name(self, name: str, digest: str) -> None:
         """Lets ``name`` mean ``digest`` from now on."""
         path = f"{self.state}/names/{_plain(name)}"
-        files.write_atomic(path, digest.encode(), durable=True, staging=f"{self.state}/staging")
+        with files.locked(f"{self.run}/locks/names"):
+            files.write_atomic(path, digest.encode(), durable=True, staging=f"{self.state}/staging")
+
+    def forget_names(self, digests: Iterable[str]) -> None:
+        """Removes the names of layers that are gone."""
+        gone = set(digests)
+        with files.locked(
+            f"{self.run}/locks/names", spares=self._spares
+        ):  # a commit names a layer that is there: it is not among them
+            for name, digest in self.names().items() if gone else ():
+                if digest in gone and not self.has(digest):
+                    self.remove_name(name)
 
     def remove_name(self, name: str) -> None:
-        """Forgets a name."""
+        """Removes a name; the layer stays."""
         with contextlib.suppress(FileNotFoundError):
             os.unlink(f"{self.state}/names/{_plain(name)}")
 
@@ -258,7 +285,9 @@ class Store:
 
     def session(self, session: str) -> SessionRecord:
         """The record of a session. Raises StoreError."""
-        return self._session(self.session_directory(session), session)
+        with contextlib.suppress(StoreError):
+            return self._session(self.running_directory(session), session)
+        return self._session(f"{self.state}/sessions/{_plain(session)}", session)  # maybe since a moment ago
 
     def _session(self, directory: str, session: str) -> SessionRecord:
         try:
@@ -277,10 +306,14 @@ class Store:
         """What stands on layers and ends: sessions that are thrown away, and pins, whose record names no machine."""
         return self._sessions("running")
 
+    def kept_sessions(self) -> list[tuple[SessionRecord, bool]]:
+        """Sessions that stay."""
+        return self._sessions("sessions")
+
     def sessions(self) -> list[tuple[SessionRecord, bool]]:
         """All sessions, the oldest first, each with whether somebody is using it now."""
-        running = [item for item in self.running() if item[0].machine]
-        return sorted([*self._sessions("sessions"), *running], key=lambda item: item[0].created)
+        found = {item[0].id: item for item in (*self.running(), *self.kept_sessions()) if item[0].machine}
+        return sorted(found.values(), key=lambda item: item[0].created)
 
     def _sessions(self, where: str) -> list[tuple[SessionRecord, bool]]:
         found = []
@@ -291,7 +324,17 @@ class Store:
 
     def write_session(self, record: SessionRecord, directory: str, *, durable: bool = False) -> None:
         """Writes the record of a session whose directory exists."""
-        files.write_in_any_case(f"{directory}/session.json", to_json(record), durable=durable)
+        path, staging = f"{directory}/session.json", f"{self.state}/staging"
+        files.write_in_any_case(path, to_json(record), durable=durable, staging=staging)
+
+    def discard(self, session: str) -> None:
+        """Removes a running session, which its process holds, by a rename first."""
+        path = f"{self.state}/staging/{_plain(session)}"
+        try:
+            os.rename(self.running_directory(session), path)
+        except OSError:  # a full disk may have no room for the name
+            path = self.running_directory(session)
+        files.remove_tree(path)
 
     def keep_session(self, record: SessionRecord) -> None:
         """Moves a running session whose record says ``kept`` to those that stay; all of it is on the disk then.
@@ -318,18 +361,27 @@ class Store:
         quota.release(path)
         with self.staged("trash") as trash:
             os.rename(path, f"{trash}/session")
-            for digest in layers[-1:]:
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(f"{self.state}/references/{digest}/{session}")
+            self.unrefer(session, layers)
 
     def _refer(self, record: SessionRecord) -> None:
         for digest in record.layers[-1:]:
             directory = f"{self.state}/references/{digest}"
-            with contextlib.suppress(FileExistsError):
-                files.make_directory(directory, self._spares)
-            files.make_file(f"{directory}/{record.id}", self._spares)
-            files.fsync_directory(directory)
+            while True:
+                with contextlib.suppress(FileExistsError):
+                    files.make_directory(directory, self._spares)
+                with contextlib.suppress(FileNotFoundError):  # the last other session on it has just gone
+                    files.make_file(f"{directory}/{record.id}", self._spares)
+                    files.fsync_directory(directory)
+                    break
             files.fsync_directory(f"{self.state}/references")
+
+    def unrefer(self, session: str, layers: Sequence[str]) -> None:
+        """Forgets that a session that is gone stood on ``layers``."""
+        for digest in layers[-1:]:
+            with contextlib.suppress(OSError):
+                os.unlink(f"{self.state}/references/{digest}/{session}")
+            with contextlib.suppress(OSError):
+                os.rmdir(f"{self.state}/references/{digest}")  # unless there are others
 
     def referred_to(self) -> set[str]:
         """The topmost layers of the kept sessions."""
@@ -346,20 +398,31 @@ class Store:
         """Writes the references anew from the sessions' own records, as for a store of an older Roost."""
         new = f"{self.state}/references"
         os.makedirs(new, mode=0o700, exist_ok=True)
-        for record, _ in self._sessions("sessions"):
+        for record, _ in self.kept_sessions():
             self._refer(record)
+        files.make_file(f"{new}/.whole", self._spares)
 
     def ask_to_keep(self, session: str) -> None:
         """Asks whoever uses a session to keep it at its end. Raises StoreError."""
         self.session(session)
-        try:
-            files.write_atomic(f"{self.running_directory(session)}/keep", b"")
-        except FileNotFoundError:
-            raise StoreError(f"session {session} has just ended", hint="see `roost session list`") from None
+        path = f"{self.running_directory(session)}/keep"
+        with contextlib.suppress(OSError):
+            os.symlink("yes", path)
+            return
+        with contextlib.suppress(OSError):
+            if os.readlink(path) == "yes":
+                return
+        raise StoreError(f"session {session} has just ended", hint="see `roost session list`")
 
     def is_asked_to_keep(self, session: str) -> bool:
-        """Whether somebody did."""
-        return os.path.exists(f"{self.running_directory(session)}/keep")
+        """Whether somebody did; from now on nobody can. One link, made once, so that exactly one side is right."""
+        try:
+            os.symlink("no", f"{self.running_directory(session)}/keep")
+        except FileExistsError:
+            return True
+        except OSError:  # no room for it
+            return False
+        return False
 
     # who is at work
 
@@ -384,95 +447,26 @@ class Store:
 
     def is_alive(self, name: str) -> bool:
         """Whether somebody uses it."""
-        path = f"{self.run}/locks/{name}"
-        if not os.path.exists(path):
-            return False
-        fd = files.try_lock(path, shared=True)
-        if fd is None:
-            return True
-        os.close(fd)
-        return False
+        return files.is_held(f"{self.run}/locks/{name}")
+
+    def group_of(self, name: str) -> str:
+        """What the control group of a ``name`` in use is called; where it will be is noted for whoever clears it."""
+        path = f"{self.run}/locks/{_plain(name)}"
+        with contextlib.suppress(OSError), open(path, "w", encoding="utf-8") as stream:  # a full disk
+            stream.write(cgroups.own_groups_text())
+        return self.group_prefix + name
 
     def sweep(self) -> list[str]:
         """Clears what dead processes left: half-made layers, sessions nobody keeps, control groups, locks.
 
         Only what Roost's own records and names say is its own; returns what was cleared, as a person would call it.
         """
-        staging, running = f"{self.state}/staging", f"{self.state}/running"
-        cleared = [text for name in files.names_in(staging) if self._dead(name) and (text := self._clear_staged(name))]
-        cleared += [text for name in files.names_in(running) if self._dead(name) and (text := self._clear(name))]
-        for group in cgroups.find(self.group_prefix):
-            name = os.path.basename(group.paths[0]).removeprefix(self.group_prefix)
-            if not self.is_alive(name) and cgroups.remove(group, seconds=1.0):
-                cleared.append(f"control group {name}")
-        for directory in (RANGES, f"{self.run}/locks"):
-            for name in files.names_in(directory, hidden=True) + files.names_in(directory):
-                files.drop_free_lock(f"{directory}/{name}")
-        return cleared
+        places = [f"{self.state}/staging", f"{self.state}/running", f"{self.run}/locks", RANGES]
+        if not any(map(os.listdir, places)) and not cgroups.find(self.group_prefix):
+            return []  # nobody is at work: the usual case
+        from roost.recovery import sweep
 
-    def _dead(self, name: str) -> bool:
-        return not self.is_alive(name)
-
-    def _clear_staged(self, name: str) -> str:
-        """Removes what was being made or removed; a layer that somebody named meanwhile is put back first."""
-        path = f"{self.state}/staging/{name}"
-        if name.startswith("part-"):  # a single file, which is locked itself
-            files.drop_free_lock(path)
-            return ""
-        if name.startswith("trash-"):
-            named = set(self.names().values())
-            for digest in files.names_in(path):
-                if digest in named or self.is_referred_to(digest):
-                    self._put_back(path, digest)
-        return f"half-made {name}" if files.removed(path) else ""
-
-    def _clear(self, session: str) -> str:
-        """Ends what a dead process began: removes its session, or keeps it when its record says so; what was done."""
-        directory = self.running_directory(session)
-        with contextlib.suppress(StoreError):
-            record = self._session(directory, session)
-            if record.kept:
-                self.keep_session(record)
-                return f"session {session}, which is kept"
-            if not record.machine:
-                return f"pin {session}" if files.removed(directory) else ""
-        return f"session {session}" if files.removed(directory) else ""
-
-    # machines
-
-    def remembered(self, definition: str) -> Machines:
-        """What the machines of a definition were last built from; empty when never."""
-        try:
-            with open(self._machines_path(definition), "rb") as stream:
-                return from_json(stream.read(), Machines)
-        except (FileNotFoundError, Damaged):
-            return Machines(definition=files.printable(definition))
-
-    def remember(self, record: Machines) -> None:
-        """Writes what ``remembered`` returns; on the disk at once, as gc would remove what no record names."""
-        path = self._machines_path(record.definition)
-        files.write_atomic(path, to_json(record), durable=True, staging=f"{self.state}/staging")
-
-    def all_remembered(self) -> list[Machines]:
-        """Those of every definition that was built here."""
-        found = []
-        for name in files.names_in(f"{self.state}/machines"):
-            with (
-                contextlib.suppress(OSError, Damaged),
-                open(f"{self.state}/machines/{name}", "rb") as stream,
-            ):
-                found.append(from_json(stream.read(), Machines))
-        return found
-
-    def forget(self, definition: str) -> None:
-        """Removes what ``remember`` wrote."""
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(self._machines_path(definition))
-
-    def _machines_path(self, definition: str) -> str:
-        import hashlib  # not needed to list machines
-
-        return f"{self.state}/machines/{hashlib.sha256(files.printable(definition).encode()).hexdigest()[:16]}.json"
+        return sweep(self)
 
 
 def new_id(prefix: str) -> str:
@@ -482,7 +476,7 @@ def new_id(prefix: str) -> str:
 
 def run_id() -> str:
     """A name for the results of a run, in the order of time."""
-    return time.strftime("%Y%m%d-%H%M%S-", time.gmtime()) + os.urandom(2).hex()
+    return time.strftime("%Y%m%d-%H%M%S-", time.gmtime()) + os.urandom(4).hex()
 
 
 def _plain(name: str) -> str:

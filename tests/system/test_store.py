@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import subprocess
+import time
 from typing import TYPE_CHECKING
 
 import pytest
 
 import roost
+from roost.store import Store
 from system.rig import TINY
 
 if TYPE_CHECKING:
@@ -282,3 +284,65 @@ def test_a_session_of_a_real_release_has_only_what_was_changed(farm: Rig) -> Non
         assert changes(farm, session) == {}
     finally:
         farm("session", "remove", session)
+
+
+def test_whoever_begins_during_a_removal_waits_for_its_decision(tiny: Rig) -> None:
+    """A layer that is there once it is pinned stays: else it is gone at once, not a moment later."""
+    store, digest = Store(tiny.state), "7" * 64
+    reader, writer = os.pipe()
+
+    def used() -> set[str]:
+        if not os.fork():
+            with store.pinned([digest]):
+                os.write(writer, b"there" if store.has(digest) else b"gone")
+            os._exit(0)
+        time.sleep(0.3)
+        return set()
+
+    assert store.remove_layers([digest], used) == {digest}
+    assert os.read(reader, 10) == b"gone"
+    os.wait()
+    for fd in (reader, writer):
+        os.close(fd)
+    assert tiny.json("layer", "list") == []
+    assert os.listdir(f"{tiny.state}/names") == []
+
+
+def test_a_removal_sees_who_has_begun(tiny: Rig) -> None:
+    store, digest = Store(tiny.state), "7" * 64
+
+    def used() -> set[str]:
+        return {layer for session, _ in store.running() for layer in session.layers}
+
+    with store.pinned([digest]):
+        assert store.remove_layers([digest], used) == set()
+    assert tiny.run("echo fine").text == "fine\n"
+
+
+def test_one_of_several_names_is_removed_alone(tiny: Rig) -> None:
+    for name in ("one", "two"):
+        tiny.json("session", "commit", tiny.kept("echo a > /a; touch -t 200001010000 /a"), name)
+    done = tiny("layer", "remove", "one")
+    assert done.status == 0
+    assert "stays" in done.said
+    assert tiny("layer", "show", "one").status == 6
+    assert tiny.json("layer", "show", "two")["digest"]
+    for session in tiny.sessions():
+        tiny("session", "remove", session)
+    assert tiny("layer", "remove", "two").status == 0
+    assert len(tiny.json("layer", "list")) == 1
+
+
+def test_a_request_to_keep_is_answered_by_one_side(tiny: Rig) -> None:
+    """Either the session is kept, or whoever asks is told that it is too late."""
+    manager = tiny.manager()
+    for asked in (True, False):
+        with manager.session("tiny") as session:
+            if asked:
+                manager.store.ask_to_keep(session.id)
+                manager.store.ask_to_keep(session.id)
+            assert manager.store.is_asked_to_keep(session.id) == asked
+            if not asked:
+                with pytest.raises(roost.errors.StoreError, match="just ended"):
+                    manager.store.ask_to_keep(session.id)
+    manager.close()

@@ -182,8 +182,11 @@ def build(options: argparse.Namespace) -> int:
 
 
 def doctor(options: argparse.Namespace) -> int:
-    """``roost doctor``: 0 when everything that a run needs is there."""
+    """``roost doctor``: 0 when everything that a run needs is there, or when nothing is left to be repaired."""
     from roost.doctor import examine
+
+    if options.repair:
+        return _repair(options)
 
     checks = examine(roost.Manager(state=options.state).store)
     if options.json:
@@ -197,3 +200,18 @@ def doctor(options: argparse.Namespace) -> int:
             print(f"\n{check.name}: {check.remedy}")
         sys.stdout.flush()
     return 0 if all(check.state != "failed" for check in checks) else 1
+
+
+def _repair(options: argparse.Namespace) -> int:
+    found = roost.Manager(state=options.state).repair()
+    if options.json:
+        print_json(found)
+    else:
+        tones = {"cleared": "good", "stays": "bad"}
+        rows = [(Painted(item.state, tones[item.state]), item.kind, item.name, item.found) for item in found]
+        print_table(["state", "what", "name", "found"], rows, empty="nothing to repair", fixed=("state", "what"))
+        for item in found:
+            if item.state == "stays":
+                print(f"\n{item.kind} {item.name}: {item.remedy}")
+        sys.stdout.flush()
+    return 1 if any(item.state == "stays" for item in found) else 0

@@ -154,7 +154,9 @@ def _definition_verbs(verbs: Any) -> None:
         verb = _verb(verbs, name, code, summary)
         verb.add_argument("machines", nargs="*", metavar="MACHINES", help="names, comma lists or globs (default: all)")
         _common(verb)
-    _common(_verb(verbs, "doctor", "commands:doctor", "say what this host can do and what it lacks, with the remedy"))
+    doctor = _verb(verbs, "doctor", "commands:doctor", "say what this host can do and what it lacks, with the remedy")
+    doctor.add_argument("--repair", action="store_true", help="clear what a crash or a power cut left in the store")
+    _common(doctor)
     build = _verb(verbs, "build", "commands:build", "make the missing layers, independent ones side by side")
     build.add_argument("machines", nargs="*", metavar="MACHINES", help="names, comma lists or globs (default: all)")
     build.add_argument(

@@ -244,7 +244,10 @@ def layer_remove(options: argparse.Namespace) -> int:
     manager = _manager(options)
     for word in options.layer:
         layer = manager.remove_layer(word)
-        say(f"removed layer {layer.digest[:12]} ({layer.name}), {size(layer.size)}")
+        if manager.store.has(layer.digest):
+            say(f"{word} names no layer any more; layer {layer.digest[:12]} stays, which has other names")
+        else:
+            say(f"removed layer {layer.digest[:12]} ({layer.name}), {size(layer.size)}")
     return 0
 
 

@@ -285,6 +285,7 @@ class Running:
 
     def _kill(self) -> None:
         self._kill_at = None
+        sys.audit("os.kill", self._pid, signal.SIGKILL)  # Python's own calls raise it too, but not this one
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
 
@@ -292,6 +293,7 @@ class Running:
         """Ends whatever still runs, reaps it and lets everything go; nspawn's status."""
         status = 0
         if self._pid:
+            sys.audit("os.kill", self._pid, signal.SIGKILL)
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
             status = runner.reap(self._pid) or 0

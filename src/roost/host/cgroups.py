@@ -81,17 +81,22 @@ def _unenforced(controller: str) -> str:
     return f"the limit on {_WORDS[controller]} is not enforced"
 
 
-def _own_groups() -> dict[str, str]:
-    """Controller (or ``name=...``, or nothing for cgroup v2) → the group of this process, from proc(5).
+def own_groups_text() -> str:
+    """This process's groups as proc(5) has them: what ``find`` takes."""
+    with open("/proc/self/cgroup", encoding="utf-8") as stream:
+        return stream.read()
+
+
+def _own_groups(text: str = "") -> dict[str, str]:
+    """Controller (or ``name=...``, or nothing for cgroup v2) → group, of this process or as ``text`` says.
 
     Not LEAF, but the group that it was made in.
     """
     found = {}
-    with open("/proc/self/cgroup", encoding="utf-8") as stream:
-        for line in stream:
-            _, controllers, path = line.rstrip("\n").split(":", 2)
-            for controller in controllers.split(","):
-                found[controller] = path.removesuffix(f"/{LEAF}") or "/"
+    for line in (text or own_groups_text()).splitlines():
+        _, controllers, path = line.split(":", 2)
+        for controller in controllers.split(","):
+            found[controller] = path.removesuffix(f"/{LEAF}") or "/"
     return found
 
 
@@ -271,10 +276,13 @@ def _remove_below(path: str, deadline: float) -> bool:
     return True
 
 
-def find(prefix: str) -> list[Group]:
-    """Groups below this process's own whose name starts with ``prefix``, as one Group for each name."""
+def find(prefix: str, text: str = "") -> list[Group]:
+    """Groups whose name starts with ``prefix``, as one Group for each name.
+
+    They are looked for below this process's own groups, or below those that ``own_groups_text`` said once.
+    """
     found: dict[str, list[str]] = {}
-    for controller, own in _own_groups().items():
+    for controller, own in _own_groups(text).items():
         hierarchy = controller.removeprefix("name=") or ("unified" if os.path.isdir(f"{MOUNT}/unified") else "")
         parent = os.path.normpath(f"{MOUNT}/{hierarchy}/{own}")
         with contextlib.suppress(OSError):

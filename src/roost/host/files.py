@@ -7,6 +7,7 @@ import errno
 import fcntl
 import os
 import stat
+import sys
 import time
 
 from roost.errors import BusyError, StoreError
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-SPARES = 2  # of each kind: removing a session takes a directory and two locks, keeping one a directory and a file
+SPARES = 3  # of each kind: removing a layer takes a directory, two locks and a file, keeping a session a directory and a file
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -60,17 +61,19 @@ def _took_spare(kind: str, path: str, spares: str) -> bool:
     return False
 
 
-def write_in_any_case(path: str, data: bytes, *, durable: bool) -> None:
+def write_in_any_case(path: str, data: bytes, *, durable: bool, staging: str = "") -> None:
     """``write_atomic``; on a full disk a small file that exists is replaced where it is, in the block that it has."""
     try:
-        write_atomic(path, data, durable=durable)
+        write_atomic(path, data, durable=durable, staging=staging)
     except OSError as e:
         if e.errno not in _FULL or not os.path.exists(path):
             raise
         fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         try:
+            sys.audit("roost.write", path)
             os.pwrite(fd, data, 0)
             os.ftruncate(fd, len(data))
+            sys.audit("roost.fsync", path)
             os.fsync(fd)
         finally:
             os.close(fd)
@@ -104,31 +107,52 @@ def try_lock(path: str, *, shared: bool = False, spares: str = "") -> int | None
         os.close(fd)
 
 
-def drop_free_lock(path: str) -> None:
-    """Unlinks a lock file that nobody holds; holding it meanwhile, so that nobody can take it and lose its name."""
+def drop_free_lock(path: str) -> bool:
+    """Unlinks a lock file that nobody holds, holding it meanwhile, so that nobody takes it and loses its name."""
     with contextlib.suppress(OSError):
-        fd = try_lock(path)
-        if fd is not None:
-            try:
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(fd), os.stat(path, follow_symlinks=False)):
                 os.unlink(path)
-            finally:
-                os.close(fd)
+                return True
+        finally:
+            os.close(fd)
+    return False
+
+
+def is_held(path: str) -> bool:
+    """Whether somebody holds the lock file ``path``."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+    return False
 
 
 @contextlib.contextmanager
-def locked(path: str, *, seconds: float | None = None, shared: bool = False) -> Iterator[int]:
+def locked(path: str, *, seconds: float | None = None, shared: bool = False, spares: str = "") -> Iterator[int]:
     """Holds an flock on ``path``; waits at most ``seconds`` for it (None: for ever).
 
     Raises BusyError when the time is over.
     """
     deadline = None if seconds is None else time.monotonic() + seconds
-    while (fd := try_lock(path, shared=shared)) is None:
+    while (fd := try_lock(path, shared=shared, spares=spares)) is None:
         if deadline is not None and time.monotonic() >= deadline:
             raise BusyError(f"{path} is locked", hint="another roost is at work on it: wait for it, or end it")
         time.sleep(0.02)  # flock(2) cannot wait with a deadline
     try:
         yield fd
     finally:
+        if not shared:  # whoever waits for it looks for its name again
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
         os.close(fd)
 
 
@@ -141,11 +165,13 @@ def write_atomic(path: str, data: bytes, *, mode: int = 0o644, durable: bool = F
     fd, part = _part(path, mode, staging)
     try:
         with open(fd, "wb") as stream:
+            sys.audit("roost.write", part)
             stream.write(data)
             stream.flush()
             if durable:
+                sys.audit("roost.fsync", part)
                 os.fsync(stream.fileno())
-        os.rename(part, path)
+            os.rename(part, path)  # while its lock is held
     except BaseException as e:
         with contextlib.suppress(OSError):
             os.unlink(part)
@@ -170,6 +196,22 @@ def _part(path: str, mode: int, staging: str) -> tuple[int, str]:
         os.close(fd)  # somebody took it for a dead process's before it was locked
 
 
+def copy_atomic(source: str, target: str) -> None:
+    """Copies a file so that nobody sees a part of it under its name."""
+    fd, part = _part(target, 0o644, "")
+    try:
+        with open(source, "rb") as reader, open(fd, "wb") as writer:
+            sys.audit("roost.write", part)
+            while block := reader.read(1 << 20):
+                writer.write(block)
+            writer.flush()
+            os.rename(part, target)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(part)
+        raise
+
+
 def sync(path: str) -> None:
     """Everything in the file system of a directory reaches the disk."""
     fd = os.open(path, _DIRECTORY)
@@ -183,6 +225,7 @@ def fsync_directory(path: str) -> None:
     """The names in a directory reach the disk."""
     fd = os.open(path, _DIRECTORY)
     try:
+        sys.audit("roost.fsync", path)
         os.fsync(fd)
     finally:
         os.close(fd)
@@ -282,23 +325,11 @@ def _open_directory(parent: int, name: str, shown: str, device: int | None) -> i
     return fd
 
 
-def removed(path: str) -> bool:
-    """Whether it could be removed; what cannot be today is no reason to do nothing at all."""
-    from roost.host import quota  # nothing to clear, mostly
-
-    quota.release(path)
-    try:
-        remove_tree(path)
-    except (OSError, StoreError):
-        return False
-    return True
-
-
 def names_in(directory: str, *, hidden: bool = False) -> list[str]:
     """What a directory has, in order; those that begin with a dot, or the others. Nothing when it is missing."""
     try:
         return sorted(name for name in os.listdir(directory) if name.startswith(".") == hidden)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return []
 
 

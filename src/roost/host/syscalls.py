@@ -2,6 +2,9 @@
 
 Constants are those of Linux's include/uapi headers, the same on every architecture; system call numbers above 424 are
 too (arch/*/syscall.tbl share them since Linux 5.1).
+
+Each call that changes something outside this process raises an audit event (PEP 578) before it, as Python's own do for
+what they change: docs/design.md lists them.
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ import ctypes
 import os
 import signal
 import struct
+import sys
 
 CLONE_NEWNS = 0x00020000
 CLONE_NEWCGROUP = 0x02000000
@@ -91,6 +95,7 @@ def _check(result: int, name: str | None = None) -> int:
 
 def mount(source: str, target: str, fstype: str = "", *, flags: int = 0, options: str = "") -> None:
     """mount(2)."""
+    sys.audit("roost.mount", target, source, fstype)
     _check(
         _libc.mount(os.fsencode(source), os.fsencode(target), fstype.encode(), flags, os.fsencode(options)),
         target,
@@ -99,11 +104,13 @@ def mount(source: str, target: str, fstype: str = "", *, flags: int = 0, options
 
 def umount(target: str, flags: int = 0) -> None:
     """umount2(2)."""
+    sys.audit("roost.umount", target)
     _check(_libc.umount2(os.fsencode(target), flags), target)
 
 
 def unshare(flags: int) -> None:
     """unshare(2)."""
+    sys.audit("roost.unshare", flags)
     _check(_libc.unshare(flags))
 
 
@@ -112,6 +119,7 @@ def clone3(flags: int, *, cgroup: int = 0) -> int:
 
     Only for a process with one thread: the C library is not told, and would leave another thread's locks held.
     """
+    sys.audit("roost.clone3", flags)
     # struct clone_args, linux/sched.h: flags, pidfd, child_tid, parent_tid, exit_signal, stack, stack_size, tls, set_tid,
     # set_tid_size, cgroup
     arguments = struct.pack("11Q", flags, 0, 0, 0, signal.SIGCHLD, 0, 0, 0, 0, 0, cgroup)
@@ -129,11 +137,13 @@ def clone3(flags: int, *, cgroup: int = 0) -> int:
 
 def setns(fd: int, kind: int) -> None:
     """setns(2)."""
+    sys.audit("roost.setns", kind)
     _check(_libc.setns(fd, kind))
 
 
 def syncfs(fd: int) -> None:
     """syncfs(2): everything dirty in the file system of ``fd`` reaches the disk."""
+    sys.audit("roost.syncfs", fd)
     _check(_libc.syncfs(fd))
 
 
@@ -156,6 +166,7 @@ def set_fs_ids(uid: int, gid: int) -> None:
 
 def open_tree(path: str, *, clone: bool = True, dir_fd: int = AT_FDCWD, recursive: bool = False) -> int:
     """open_tree(2): a descriptor of a (cloned, unattached) mount of ``path``; an empty path means ``dir_fd`` itself."""
+    sys.audit("roost.open_tree", path)
     flags = OPEN_TREE_CLOEXEC | (OPEN_TREE_CLONE if clone else 0) | (AT_RECURSIVE if recursive else 0)
     if not path:
         flags |= AT_EMPTY_PATH
@@ -164,12 +175,14 @@ def open_tree(path: str, *, clone: bool = True, dir_fd: int = AT_FDCWD, recursiv
 
 def move_mount(fd: int, target: str) -> None:
     """move_mount(2): attaches the mount ``fd`` at the path ``target``."""
+    sys.audit("roost.move_mount", target)
     result = _libc.syscall(_SYS_MOVE_MOUNT, fd, b"", AT_FDCWD, os.fsencode(target), MOVE_MOUNT_F_EMPTY_PATH)
     _check(result, target)
 
 
 def mount_setattr(fd: int, *, attributes: int, userns_fd: int | None = None, name: str = "") -> None:
     """mount_setattr(2) on the mount ``fd``; with a ``userns_fd`` its ids are mapped as that namespace maps them."""
+    sys.audit("roost.mount_setattr", name)
     # struct mount_attr, linux/mount.h: attr_set, attr_clr, propagation, userns_fd
     attr = struct.pack("QQQQ", attributes | (0 if userns_fd is None else MOUNT_ATTR_IDMAP), 0, 0, userns_fd or 0)
     _check(_libc.syscall(_SYS_MOUNT_SETATTR, fd, b"", AT_EMPTY_PATH, attr, ctypes.c_size_t(len(attr))), name)
@@ -180,6 +193,8 @@ def openat2(path: str, flags: int, *, root: int, mode: int = 0, resolve: int = R
 
     Magic links (/proc/self/fd and the like) are never followed. Raises OSError.
     """
+    if flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT) and not flags & os.O_PATH:
+        sys.audit("open", path, None, flags)  # as of os.open
     # struct open_how, linux/openat2.h: flags, mode, resolve
     how = struct.pack("QQQ", flags | os.O_CLOEXEC, mode, resolve | RESOLVE_NO_MAGICLINKS)
     return _check(_libc.syscall(_SYS_OPENAT2, root, os.fsencode(path), how, ctypes.c_size_t(len(how))), path)
@@ -187,6 +202,7 @@ def openat2(path: str, flags: int, *, root: int, mode: int = 0, resolve: int = R
 
 def quotactl_fd(fd: int, command: int, identity: int, block: bytearray) -> None:
     """quotactl_fd(2): quotactl(2) on the file system of ``fd``; ``block`` is given to it and filled by it."""
+    sys.audit("roost.quotactl", command, identity)
     address = (ctypes.c_char * len(block)).from_buffer(block)
     _check(_libc.syscall(_SYS_QUOTACTL_FD, fd, ctypes.c_uint(command), ctypes.c_uint(identity), address))
 
@@ -196,6 +212,7 @@ def install_seccomp_filter(program: bytes) -> None:
 
     Needs CAP_SYS_ADMIN; sets no_new_privs neither here nor there.
     """
+    sys.audit("roost.seccomp", len(program))
     code = ctypes.create_string_buffer(program, len(program))
     # struct sock_fprog, linux/filter.h: the number of instructions (eight bytes each), and where they are
     prog = ctypes.create_string_buffer(struct.pack("HP", len(program) // 8, ctypes.addressof(code)))
@@ -204,6 +221,7 @@ def install_seccomp_filter(program: bytes) -> None:
 
 def ptrace(request: int, pid: int, address: int = 0, data: int = 0) -> int:
     """ptrace(2)."""
+    sys.audit("roost.ptrace", request, pid)
     return _check(_libc.ptrace(request, pid, address, data))
 
 
