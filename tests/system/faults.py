@@ -40,7 +40,8 @@ _PATHS = {  # event → which arguments are paths, and which are the descriptors
     "os.mkdir": ((0,), (2,)), "os.rmdir": ((0,), (1,)), "os.remove": ((0,), (1,)), "os.rename": ((0, 1), (2, 3)),
     "os.link": ((0, 1), (2, 3)), "os.symlink": ((1,), (2,)), "os.chmod": ((0,), (2,)), "os.chown": ((0,), (3,)),
     "os.utime": ((0,), (3,)), "os.truncate": ((0,), ()), "os.setxattr": ((0,), ()), "os.removexattr": ((0,), ()),
-    "os.exec": ((0,), ()), "os.fork": ((), ()), "subprocess.Popen": ((0,), ()), "os.kill": ((), ()), "os.killpg": ((), ()), "fcntl.ioctl": ((), ()),
+    "os.exec": ((0,), ()), "os.fork": ((), ()), "subprocess.Popen": ((0,), ()), "os.kill": ((), ()), "os.killpg": ((), ()),
+    "fcntl.ioctl": ((), ()),
     "shutil.copyfile": ((1,), ()), "shutil.rmtree": ((0,), ()), "shutil.move": ((0, 1), ()), "os.posix_spawn": ((0,), ()),
 }  # fmt: skip
 
@@ -87,6 +88,7 @@ _SAME = (
     (re.compile(r"/(tree|upper|work)/[^>]+?(?= -> |$)"), r"/\1/…"),
     (re.compile(r"\b\d{8}-\d{6}-[0-9a-f]+"), "RUN"),
     (re.compile(r"[0-9a-f]{6,}"), "ID"),
+    (re.compile(r"rtests-\d+"), "rtests-N"),
     (re.compile(r"/\d+(?=/|$| )"), "/N"),
     (re.compile(r"/tmp/[^/ ]+"), "/tmp/T"),
 )

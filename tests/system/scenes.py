@@ -583,7 +583,8 @@ class Repair(Scene):
 
 
 SCENES: tuple[type[Scene], ...] = (
-    RunOne, FirstStart, Build, KeepFailed, RunSource, Keep, Matrix, Shell, Commit, LayerRemove, SessionRemove, SessionKeep, Collect, Repair,
+    RunOne, RunLimited, FirstStart, Build, KeepFailed, RunSource, Keep, Matrix, Shell, Commit, LayerRemove, SessionRemove, SessionKeep,
+    Collect, Repair,
 )  # fmt: skip
 
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 ALL = os.environ.get("ROOST_FAULTS") == "all"
 SEED = int(os.environ.get("ROOST_SEED", "0")) or int.from_bytes(os.urandom(4))
 SIDE_BY_SIDE = 2
-SAMPLE = 24  # points of a scene, for each worker one half
+SAMPLE = 32  # points of a scene, for each worker one half
 
 
 def _kill(scene: Scene, points: list[tuple[str, int]], dice: random.Random) -> int:
