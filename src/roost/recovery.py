@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-from typing import TYPE_CHECKING
 
 from roost.errors import StoreError
 from roost.host import cgroups, files
 from roost.records import SessionRecord
 from roost.structs import Damaged, from_json
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 

@@ -23,20 +23,41 @@ if TYPE_CHECKING:
 
 LOADED = """
 import os, sys
+before = set(sys.modules)
 sys.argv = ["roost", *sys.argv[1:]]
 end = os._exit
-os._exit = lambda status: (print("msgspec" in sys.modules, "roost.plan" in sys.modules, file=sys.stderr), sys.stderr.flush(), end(status))
+os._exit = lambda status: (print(*(set(sys.modules) - before), file=sys.stderr), sys.stderr.flush(), end(status))
 from roost.cli import run
 run()
 """
 
 
-def is_quick(tiny: Rig, *words: str) -> bool:
-    """Whether this goes the quick way, which plans nothing."""
+HEAVY = {
+    "argparse",
+    "datetime",
+    "fnmatch",
+    "hashlib",
+    "json",
+    "msgspec",
+    "re",
+    "shutil",
+    "subprocess",
+    "tomllib",
+    "typing",
+}
+
+
+def loaded(tiny: Rig, *words: str) -> set[str]:
+    """The modules that a run loads."""
     done = subprocess.run(
         (sys.executable, "-c", LOADED, *words), cwd=tiny.directory, env=tiny.environment(), capture_output=True, text=True, check=False
     )  # fmt: skip
-    return done.stderr.splitlines()[-1].split()[1] == "False"
+    return set(done.stderr.splitlines()[-1].split())
+
+
+def is_quick(tiny: Rig, *words: str) -> bool:
+    """Whether this goes the quick way, which plans nothing."""
+    return "roost.plan" not in loaded(tiny, *words)
 
 
 def ready(tiny: Rig) -> None:
@@ -47,6 +68,12 @@ def ready(tiny: Rig) -> None:
         return is_quick(tiny, "run", "tiny", "--", "true")
 
     wait_for(known)
+
+
+def test_it_loads_next_to_nothing(tiny: Rig) -> None:
+    """See docs/design.md, "How a start stays quick"."""
+    ready(tiny)
+    assert sorted(loaded(tiny, "run", "tiny", "--", "true") & HEAVY) == []
 
 
 def both(tiny: Rig, *command: str, stdin: bytes = b"") -> tuple[Done, Done]:
