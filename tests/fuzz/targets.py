@@ -79,7 +79,7 @@ def names(data: bytes, place: Path) -> None:
     """No name of a session, layer or machine leads out of the store, or is taken for another."""
     name = os.fsdecode(data)
     store = Store(str(place / "state"))
-    for directory in ("layers", "machines", "names", "running", "sessions", "staging"):
+    for directory in ("layers", "machines", "names", "run/locks", "running", "sessions", "staging"):
         os.makedirs(f"{store.state}/{directory}", exist_ok=True)
     asks: list[Callable[[str], object]] = [
         store.session, store.session_directory, store.find_layer, store.remove_name, store.ask_to_keep,
@@ -93,8 +93,18 @@ def names(data: bytes, place: Path) -> None:
         else:
             if isinstance(found, str):
                 assert os.path.dirname(os.path.normpath(found)) in {f"{store.state}/sessions", f"{store.state}/running"}
-    assert sorted(os.listdir(place / "state")) == ["layers", "machines", "names", "running", "sessions", "staging"]
+    assert sorted(os.listdir(place / "state")) == [
+        "layers",
+        "machines",
+        "names",
+        "run",
+        "running",
+        "sessions",
+        "staging",
+    ]
     assert not os.listdir(place / "state/names")
+    assert os.listdir(place / "state/run") == ["locks"]
+    assert not os.listdir(place / "state/run/locks")
     file = place / "named.toml"
     file.write_text('[machines.one]\nfrom = "layer:tuned"\n[machines.two-2]\nfrom = "layer:tuned"\n')
     try:

@@ -589,7 +589,13 @@ SCENES: tuple[type[Scene], ...] = (
 
 
 def points_of(scene: Scene) -> list[tuple[str, int]]:
-    """Every point that the command reaches, at its first and at its last occurrence; it must succeed."""
+    """Every point that the command reaches, at its first and at its last occurrence; it must succeed.
+
+    The first time in a store it does more than later: the filters of its options are read.
+    """
+    scene.prepare()
+    assert scene.world(*scene.words, stdin=scene.stdin).status in scene.statuses
+    scene.done()
     scene.prepare()
     outcome = scene.world(*scene.words, stdin=scene.stdin, record=True)
     assert outcome.status in scene.statuses, (scene.name, outcome)
