@@ -61,7 +61,7 @@ class Budget(NamedTuple):
     base: int
 
 
-FULL = Budget(start=30, job=15, matrix=7, slow=3, base=3)
+FULL = Budget(start=20, job=10, matrix=5, slow=3, base=2)
 QUICK = Budget(start=5, job=3, matrix=2, slow=1, base=1)
 
 
