@@ -142,21 +142,29 @@ def moments(soak: Soak) -> None:
         except ProcessLookupError:
             pass
         child.wait(60)
-        time.sleep(0.1)  # the kernel ends the rest
         if soak.dice.random() < 0.3:
             for digest in set(os.listdir(f"{state}/layers")) - {scenes.TINY}:
                 files.remove_tree(f"{state}/layers/{digest}")
-        done = subprocess.run(
-            (*command, "run", "tiny", "--", "true"), cwd=directory, env=environment, capture_output=True, check=False
-        )
-        soak.counts["operations"] += 2
-        if done.returncode:
-            soak.bad(f"the next run: {done.stderr.decode()}")
-        for text in scenes.wrong(state):
-            soak.bad(f"{text}; see {state}")
+        _look(soak, (*command, "run", "tiny", "--", "true"), state, directory, environment)
     if not soak.wrong:
         soak.drop(state)
     soak.say("killed at any moment")
+
+
+def _look(soak: Soak, command: tuple[str, ...], state: str, directory: Path, environment: dict[str, str]) -> None:
+    """The next command works, and leaves nothing as soon as the children of what was killed have ended."""
+    deadline = time.monotonic() + 10
+    while True:
+        done = subprocess.run(command, cwd=directory, env=environment, capture_output=True, check=False)
+        soak.counts["operations"] += 1
+        found = scenes.wrong(state)
+        if done.returncode or not found or time.monotonic() > deadline:
+            break
+        time.sleep(0.1)
+    if done.returncode:
+        soak.bad(f"the next run: {done.stderr.decode()}; see {state}")
+    for text in found:
+        soak.bad(f"{text}; see {state}")
 
 
 def crowd(soak: Soak) -> None:
