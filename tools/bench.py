@@ -86,9 +86,9 @@ def sessions(manager: roost.Manager, tree: str) -> None:
         assert manager.run("bookworm", true).passed
 
     bare = command(*BARE, "-D", tree, "/bin/true")
-    pair("session through the API / nspawn", session, bare, runs=40, most=0.5)
+    pair("session through the API / nspawn", session, bare, runs=40, most=0.33)
     cli = command(str(BIN / "roost"), "-f", str(manager.definition.path), "run", "bookworm", "--", "/bin/true")  # type: ignore[union-attr]
-    pair("session through the command / nspawn", cli, bare, runs=30, most=1.5)
+    pair("session through the command / nspawn", cli, bare, runs=30, most=1.0)
     pair(
         "session through the API / nspawn -x (copies the tree)",
         session,

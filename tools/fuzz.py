@@ -66,21 +66,23 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--seconds", type=int, default=60, help="for all targets together")
     parser.add_argument("--corpus", type=Path, default=Path(os.environ.get("CORPUS") or "/var/cache/roost-fuzz"))
     parser.add_argument("--target", help=argparse.SUPPRESS)
+    parser.add_argument("--place", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("targets", nargs="*", help="only these")
     return parser.parse_args()
 
 
 def _child(name: str, seconds: int, corpus: Path) -> tuple[int, str]:
     """One target to its end; the status, and what it said."""
-    argv = (sys.executable, __file__, "--target", name, "--seconds", str(seconds), "--corpus", str(corpus))
-    done = subprocess.run(
-        argv,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        timeout=seconds + 10 * HANG,
-        check=False,
-    )
+    with tempfile.TemporaryDirectory(prefix="roost-fuzz-") as place:  # libFuzzer ends its process where it stands
+        argv = [sys.executable, __file__, "--target", name, "--seconds", str(seconds), "--corpus", str(corpus)]
+        done = subprocess.run(
+            [*argv, "--place", place],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=seconds + 10 * HANG,
+            check=False,
+        )
     return done.returncode, done.stdout.decode(errors="replace")
 
 
@@ -96,7 +98,7 @@ def _one(options: argparse.Namespace) -> int:
         from fuzz import targets
     kept = options.corpus / options.target
     kept.mkdir(parents=True, exist_ok=True)
-    place = Path(tempfile.mkdtemp(prefix="roost-fuzz-"))
+    place: Path = options.place
     seeds = place / "seeds"
     seeds.mkdir()
     for number, path in enumerate(targets.seeds(options.target)):
@@ -108,7 +110,6 @@ def _one(options: argparse.Namespace) -> int:
         f"-dict={dictionary}", f"-artifact_prefix={kept}/broken-",
     )  # fmt: skip
     with contextlib.ExitStack() as stack:
-        stack.callback(shutil.rmtree, place, ignore_errors=True)
         files = place / "files"
         files.mkdir()
         target: Callable[[bytes], None]

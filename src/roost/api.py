@@ -77,6 +77,7 @@ class Manager:
         self._watch = watch or Watch(monitor=monitor)
         self._ready = False
         self._noted: set[str] = set()
+        self._ran: dict[str, planner.MachinePlan] = {}  # what a further run need not plan again
 
     def close(self) -> None:
         """Gives up what is held for the next session. Optional: it goes with the process."""
@@ -183,11 +184,12 @@ class Manager:
         self._noted.update(item.machine.name for item in new)
         bases = [machine.base for machine in self.definition.machines.values()]
         names = {f"{self.store.state}/names/{base.from_layer}" for base in bases if base.from_layer}
-        inputs = {*self.definition.inputs, *names, *facts.inputs({base.distribution for base in bases})}
+        remembered = self.store.machines_path(self.definition.path)  # without it, gc would remove the layers
+        inputs = {*self.definition.inputs, *names, remembered, *facts.inputs({base.distribution for base in bases})}
         machines = {
             item.machine.name: ready.Ready(record=self._record(item), terms=terms_of(item.machine)) for item in new
         }
-        ready.remember(self.store, self.definition.path, inputs, machines)
+        ready.remember(self.store, self.definition.path, inputs, machines, read=self.definition.read)
 
     def _verified(self, plan: planner.Plan, jobs: int | None) -> None:
         """Raises StoreError when a layer that the plan uses is not what it was."""
@@ -304,8 +306,13 @@ class Manager:
         check_sources(run.sources)
 
         def once() -> Result:
-            item = self.build([machine], jobs=jobs, verify=verify).machines[0]
-            return run_once(self.store, self._record(item), terms_of(item.machine), run, keep=keep, **options)
+            item = None if verify else self._ran.pop(machine, None)
+            if item is None:
+                item = self.build([machine], jobs=jobs, verify=verify).machines[0]
+            result = run_once(self.store, self._record(item), terms_of(item.machine), run, keep=keep, **options)
+            if not item.machine.base.from_layer:  # the name of a committed layer may mean another one by the next run
+                self._ran[machine] = item
+            return result
 
         for _ in range(_TRIES):
             with contextlib.suppress(LayerGone):

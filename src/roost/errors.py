@@ -144,7 +144,8 @@ def _no_inodes(path: str) -> bool:
 def to_parts(error: Error) -> list[str]:
     """An error as plain text, to be carried from one process to another."""
     more = [error.step, error.log] if isinstance(error, StepError) else []
-    return [type(error).__name__, error.brief, error.details, error.hint, *more]
+    parts = [type(error).__name__, error.brief, error.details, error.hint, *more]
+    return [os.fsencode(part).decode(errors="backslashreplace") for part in parts]  # names that are no UTF-8
 
 
 def from_parts(parts: list[str]) -> Error:

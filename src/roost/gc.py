@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
+from roost.errors import StoreError
 from roost.host import files
 
 if TYPE_CHECKING:
@@ -67,6 +69,11 @@ def _used(
         if record.definition not in gone:
             used.update(digest for chain in record.chains.values() for digest in chain)
     for digest in {*store.names().values(), *store.referred_to()}:
+        if digest not in parents and store.has(digest):  # made since they were listed, or its record is damaged
+            try:
+                parents[digest] = store.layer(digest).parents
+            except StoreError:  # nobody knows what it stands on: everything stays
+                parents[digest] = tuple(parents)
         used.update((digest, *parents.get(digest, ())))
     return used
 
@@ -78,8 +85,9 @@ def _old_results(store: Store, *, dry_run: bool) -> list[Removal]:
         if store.is_alive(f"results-{name}"):  # a matrix at work
             continue
         path = f"{top}/{name}"
-        size = files.usage(path).size if os.path.isdir(path) else os.path.getsize(path)
-        found.append(Removal(kind="result", name=name, reason=f"older than the last {RESULTS_KEPT}", size=size))
-        if not dry_run:
-            files.remove_tree(path)
+        with contextlib.suppress(FileNotFoundError):  # another gc is at it
+            size = files.usage(path).size if os.path.isdir(path) else os.path.getsize(path)
+            if not dry_run:
+                files.remove_tree(path)
+            found.append(Removal(kind="result", name=name, reason=f"older than the last {RESULTS_KEPT}", size=size))
     return found

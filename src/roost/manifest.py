@@ -416,7 +416,7 @@ def _after(line: bytes | None, lines: Iterator[bytes]) -> bytes | None:
 def _shown(path: list[bytes], name: bytes) -> str:
     """The path as the machine has it."""
     parts = [*path, name][1:]
-    return os.fsdecode(b"/" + b"/".join(parts))
+    return (b"/" + b"/".join(parts)).decode(errors="backslashreplace")
 
 
 def _changed(path: str, wanted: bytes, actual: bytes) -> Difference:

@@ -130,13 +130,14 @@ class Matrix:
                 self._held[key] = self._store.ranges.take(key)
 
         def on_done(done: Done) -> bool:
+            if done.error is not None:
+                self._store.sweep()  # a process that was killed has left its session, which may still be ending
             if done.key in self._held:
                 held = self._held.pop(done.key)
                 (self._store.ranges.drop if done.value is None else self._store.ranges.give_back)(held)
             result = self._result(by_key[done.key], done)
             self._results[done.key] = result
             if done.error is not None:
-                self._store.sweep()  # a process that was killed has left its session
                 self._monitor(RunEnded(machine=done.key, state=result.state, seconds=result.seconds))
             return result.passed or not self._fail_fast
 

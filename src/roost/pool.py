@@ -244,9 +244,10 @@ class Pool:
                 poller.unregister(key.fd)
                 child = self._running.pop(key.data.job.key)
                 done = child.finish()
-                self._done[done.key] = done
                 if on_done is not None and not on_done(done):
                     self._stopping = True
+                # whoever takes them one by one has the value: thousands of them are not kept here too
+                self._done[done.key] = done if on_done is None else msgspec.structs.replace(done, value=None)
         if self._tick is not None:
             self._tick()
 
@@ -262,12 +263,12 @@ class Pool:
     def _end_all(self) -> None:
         """After an error in this process: no child outlives the pool."""
         for child in self._running.values():
+            os.close(child.reader)  # else it could wait for ever for somebody to read
             os.kill(child.pid, signal.SIGTERM)
         deadline = time.monotonic() + 10.0
         for child in self._running.values():
             if runner.reap(child.pid, timeout=max(0.0, deadline - time.monotonic())) is None:
                 os.kill(child.pid, signal.SIGKILL)
                 runner.reap(child.pid)
-            os.close(child.reader)
             os.close(child.stop)
         self._running.clear()

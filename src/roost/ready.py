@@ -12,7 +12,6 @@ import contextlib
 import marshal
 import os
 import sys
-import time
 import zlib
 
 from roost.engine.spec import Bound, Limits
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
 
     from roost.store import Store
 
-_KEY = f"3 {__version__} {sys.implementation.cache_tag}"
+_KEY = f"4 {__version__} {sys.implementation.cache_tag} {os.uname().machine}"
 # A file that changes twice within one tick of the kernel's clock (10 ms at most) has the same times both times.
 _SETTLED = 50_000_000  # nanoseconds
 _FAILURES = (OSError, EOFError, ValueError, TypeError, KeyError, AttributeError)
@@ -57,12 +56,11 @@ def find(store: Store, definition: str, machine: str) -> Ready | None:
         return None
 
 
-def remember(store: Store, definition: str, inputs: Iterable[str], machines: Mapping[str, Ready]) -> None:
-    """Writes what ``find`` reads, unless an input has changed only just now. A failure is no loss."""
-    now = time.time_ns()
+def remember(store: Store, definition: str, inputs: Iterable[str], machines: Mapping[str, Ready], *, read: int) -> None:
+    """Writes what ``find`` reads, unless an input may have changed since ``read`` (nanoseconds). A failure is no loss."""
     with contextlib.suppress(*_FAILURES):
         stamps = {name: _stamp(name) for name in inputs}
-        if any(now - max(mtime, ctime) < _SETTLED for _, _, mtime, ctime in stamps.values()):
+        if any(max(mtime, ctime) > read - _SETTLED for _, _, mtime, ctime in stamps.values()):
             return
         plain = _others(store, definition, stamps)
         plain |= {name: (asdict(ready.record), _plain(ready.terms)) for name, ready in machines.items()}

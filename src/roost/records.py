@@ -78,14 +78,14 @@ class Remembered:
     def remembered(self, definition: str) -> Machines:
         """What the machines of a definition were last built from; empty when never."""
         try:
-            with open(self._machines_path(definition), "rb") as stream:
+            with open(self.machines_path(definition), "rb") as stream:
                 return from_json(stream.read(), Machines)
         except (FileNotFoundError, Damaged):
             return Machines(definition=files.printable(definition))
 
     def remember(self, record: Machines) -> None:
         """Writes what ``remembered`` returns; on the disk at once, as gc would remove what no record names."""
-        path = self._machines_path(record.definition)
+        path = self.machines_path(record.definition)
         files.write_atomic(path, to_json(record), durable=True, staging=f"{self.state}/staging")
 
     def all_remembered(self) -> list[Machines]:
@@ -102,9 +102,10 @@ class Remembered:
     def forget(self, definition: str) -> None:
         """Removes what ``remember`` wrote."""
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(self._machines_path(definition))
+            os.unlink(self.machines_path(definition))
 
-    def _machines_path(self, definition: str) -> str:
+    def machines_path(self, definition: str) -> str:
+        """Where the record of a definition is."""
         import hashlib  # not needed to list machines
 
         return f"{self.state}/machines/{hashlib.sha256(files.printable(definition).encode()).hexdigest()[:16]}.json"

@@ -59,6 +59,7 @@ def leftovers(store: Store) -> list[str]:
     found += [_called(name) for name in files.names_in(running) if not store.is_alive(name)]
     for name in dict.fromkeys((*files.names_in(locks), *_grouped(store))):
         if not store.is_alive(name):
+            note = cgroups.own_groups_text()  # without a lock it was found below our own
             with contextlib.suppress(OSError), open(f"{locks}/{name}", encoding="utf-8") as stream:
                 note = stream.read()
             found += [f"control group {name}" for _ in _groups(store, name, note)]

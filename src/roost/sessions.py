@@ -154,8 +154,9 @@ class Session:
         self._forget_volatile()
         files.sync(self.directory)
         was_kept = self.record.kept
-        self.record = replace(self.record, kept=True, reason=files.printable(reason), state=state)
-        self._store.write_session(self.record, self.directory, durable=True)
+        record = replace(self.record, kept=True, reason=files.printable(reason), state=state)
+        self._store.write_session(record, self.directory, durable=True)
+        self.record = record
         if not was_kept:
             self._store.keep_session(self.record)
             self.directory = self._store.session_directory(self.id)
@@ -202,6 +203,8 @@ class Session:
         """
         limits = self._limits(run)
         notes = self._limit_disk(limits)
+        if self._disk is not None:
+            limits = replace(limits, disk=self._disk.limit)
         if terminal and limits.output is not None:
             notes.append("the limit on output is not enforced: it goes to the terminal itself")
         spec = self._spec(run, terminal=terminal)
@@ -246,6 +249,8 @@ class Session:
             self._disk = set_up(self.directory, limits.disk, private_users=self.record.private_users)
         elif again := set_again(self.directory, limits.disk):
             self._disk = again
+        elif self._disk is not None:
+            return ["the limit on disk stays what it was: the session has been written to"]
         else:
             return ["the limit on disk is not enforced: the session has been written to without it"]
         return []
@@ -456,7 +461,7 @@ def run_once(
     on_start: Callable[[str], None] | None = None, **options: Any,
 ) -> Result:  # fmt: skip
     """A run in a session of its own, thrown away or kept as ``keep`` says. ``options`` are those of ``Session.run``."""
-    record = replace(record, id=new_id(record.machine), user=files.printable(run.user))
+    record = replace(record, id=new_id(record.machine), user=files.printable(run.user), created=time.time())
     began = time.monotonic()
     with Session(store, record, terms) as session:
         opened = time.monotonic()

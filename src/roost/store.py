@@ -10,6 +10,7 @@
       staging/<kind>-*           being made or removed
       machines/<hash>.json       what each definition's machines were last built from
       results/<id>/              result.json, logs
+      ready/                     what machines need to run, see roost.ready
       spare/                     empty files and directories, for removing and keeping on a full disk
       seccomp-*                  nspawn's filters, see roost.engine.seccomp
     CACHE/packages/<key>/        downloaded packages, /var/cache/roost or STATE/cache
@@ -79,6 +80,9 @@ class Store(Remembered):
                 "too few files may be opened"
             )
         try:
+            for top in dict.fromkeys((self.state, self.cache, self.run, os.path.dirname(RANGES))):
+                os.makedirs(top, mode=0o755, exist_ok=True)
+                files.expect_roots(top)
             for name in ("layers", "names", "running", "sessions", "staging", "machines", "results"):
                 os.makedirs(f"{self.state}/{name}", mode=0o700, exist_ok=True)
             if not os.path.exists(f"{self.state}/references/.whole"):
@@ -355,7 +359,7 @@ class Store(Remembered):
         except StoreError:
             if not os.path.isdir(path):
                 raise
-            layers = ()  # a damaged record: its references are dropped when gc finds nothing behind them
+            layers = ()  # a damaged record: `roost doctor --repair` drops its references
         from roost.host import quota
 
         quota.release(path)

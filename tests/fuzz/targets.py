@@ -192,7 +192,7 @@ def records(data: bytes, place: Path) -> None:
     digest, session = "a" * 64, "one-123456"
     definition = place / "roost.toml"
     definition.write_text('[machines.one]\ndistribution = "debian"\nrelease = "bookworm"\npackages = ["gcc"]\n')
-    machines = store._machines_path(str(definition))
+    machines = store.machines_path(str(definition))
     os.makedirs(f"{store.state}/ready", exist_ok=True)
     paths = [
         ready._path(store, str(definition)),

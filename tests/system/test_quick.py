@@ -177,3 +177,14 @@ def test_what_it_recognises_is_what_the_parser_says(words: list[str]) -> None:
         assert {k: v for k, v in vars(options).items() if k not in ignored and k != "parser"} == {
             k: v for k, v in vars(plain).items() if k not in ignored and k != "parser"
         }
+
+
+def test_a_definition_that_changed_after_it_was_read_is_not_remembered(tiny: Rig) -> None:
+    tiny.define(TINY + 'files = { "/n" = { content = "old" } }\n')
+    manager = tiny.manager()
+    time.sleep(0.1)
+    tiny.define(TINY + 'files = { "/n" = { content = "new" } }\n')
+    time.sleep(0.1)
+    manager.build()
+    manager.close()
+    assert tiny.run("cat /n").text == "new"

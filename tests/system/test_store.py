@@ -346,3 +346,32 @@ def test_a_request_to_keep_is_answered_by_one_side(tiny: Rig) -> None:
                 with pytest.raises(roost.errors.StoreError, match="just ended"):
                     manager.store.ask_to_keep(session.id)
     manager.close()
+
+
+def test_a_state_directory_that_others_could_change_is_refused(tiny: Rig) -> None:
+    os.chmod(tiny.state, 0o777)
+    done = tiny.run("true")
+    assert done.status == 125
+    assert f"{tiny.state} can be changed by others than root" in done.said
+    os.chmod(tiny.state, 0o755)
+    assert tiny.run("true").status == 0
+
+
+def test_layers_below_one_whose_record_is_damaged_stay(tiny: Rig) -> None:
+    tiny.define(TINY + 'scripts = ["echo x > /made"]\n')
+    session = tiny.kept("true")
+    top = next(name for name in os.listdir(f"{tiny.state}/layers") if name != "7" * 64)
+    os.unlink(f"{tiny.state}/names/tiny")
+    record = f"{tiny.state}/layers/{top}/layer.json"
+    with open(record, "rb") as stream:
+        whole = stream.read()
+    with open(record, "wb") as stream:
+        stream.write(b"{")
+    assert tiny("gc", "-f", "/nowhere.toml").status != 0
+    os.unlink(tiny.file)
+    for name in os.listdir(f"{tiny.state}/machines"):
+        os.unlink(f"{tiny.state}/machines/{name}")
+    assert tiny("gc").status == 0
+    with open(record, "wb") as stream:
+        stream.write(whole)
+    assert tiny("session", "shell", session, stdin=b"cat /made\n").text == "x\n"

@@ -54,7 +54,7 @@ def test_a_damaged_record_is_told_and_left_out(damage: bytes, store: Store) -> N
 def test_a_plan_needs_no_memory(damage: bytes, store: Store, tmp_path: Path) -> None:
     file = tmp_path / "roost.toml"
     file.write_text('[machines.one]\ndistribution = "debian"\nrelease = "bookworm"\n')
-    with open(store._machines_path(str(file)), "wb") as stream:
+    with open(store.machines_path(str(file)), "wb") as stream:
         stream.write(damage)
     plan = roost.Manager(roost.load(file), state=store.state).plan()
     assert [layer.reason for layer in plan.layers] == ["not made yet"]
@@ -79,7 +79,7 @@ def test_facts_of_another_shape_are_a_reason_too() -> None:
 def test_a_damaged_memory_of_what_is_ready_is_none(at: int, store: Store, tmp_path: Path) -> None:
     record = SessionRecord(id="", machine="one", layers=(DIGEST,), family="apt", created=0.0)
     known = ready.Ready(record=record, terms=Terms(environment={"A": "b"}))
-    ready.remember(store, "/definition", [], {"one": known})
+    ready.remember(store, "/definition", [], {"one": known}, read=0)
     assert ready.find(store, "/definition", "one") == known
     path = ready._path(store, "/definition")
     with open(path, "rb") as stream:

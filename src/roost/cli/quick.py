@@ -53,7 +53,7 @@ def run(argv: Sequence[str]) -> int | None:
     if plain is None or os.geteuid() != 0:
         return None
     machine, file, state, command = plain
-    definition = os.path.abspath(file or "roost.toml")
+    definition = os.path.abspath("roost.toml" if file is None else file)
     clock = Clock()
     from roost import ready
     from roost.errors import LayerGone
@@ -61,11 +61,11 @@ def run(argv: Sequence[str]) -> int | None:
 
     clock.lap("imports")
     store = Store(state or os.environ.get("ROOST_STATE"))
+    store.prepare()  # first of all: it looks whose directory this is
     known = ready.find(store, definition, machine)
     if known is None:
         return None
     clock.lap("definition")
-    store.prepare()
     for cleared in store.sweep():
         print(f"cleared what a killed process left: {cleared}", file=sys.stderr)
     clock.lap("store")
@@ -93,7 +93,7 @@ def _run(store: Store, known: Ready, command: tuple[str, ...]) -> Result:
 def _told(result: Result) -> int:
     from roost.results import exit_status
 
-    if not result.passed or result.warnings or result.limit:
+    if not result.passed or result.warnings or result.limit or result.kept:
         from roost.cli.summary import note
         from roost.cli.table import style_of
 

@@ -72,7 +72,7 @@ def run(options: argparse.Namespace) -> int:
         from roost.host.files import write_atomic
         from roost.results import junit
 
-        write_atomic(os.path.abspath(options.junit), junit(results, seconds=seconds))
+        write_atomic(os.path.realpath(options.junit), junit(results, seconds=seconds))
     if options.timings:
         clock.show(results)
     return exit_status(results, matrix=not single)
@@ -103,6 +103,8 @@ def _check_file(path: str) -> None:
     """A mistake in ``--junit`` is told before the run, not after it."""
     if os.path.isdir(path):
         raise DefinitionError(f"--junit {path}: this is a directory", hint="name the file to write")
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise DefinitionError(f"--junit {path}: this is no regular file", hint="name the file to write")
     if not os.path.isdir(os.path.dirname(os.path.abspath(path))):
         raise DefinitionError(f"--junit {path}: its directory does not exist", hint="make it first")
 

@@ -23,7 +23,9 @@ def stopping() -> Iterator[Stop]:
     def interrupt(_number: int, _frame: object) -> None:
         stop.request()
 
-    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    ours = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    # what the caller ignores stays ignored: nohup(1), and SIGINT of a script's job in the background
+    before = {n: signal.signal(n, interrupt) for n in ours if signal.getsignal(n) is not signal.SIG_IGN}
     try:
         yield stop
     finally:
@@ -60,4 +62,6 @@ def restored_terminal() -> Iterator[None]:
     try:
         yield
     finally:
-        termios.tcsetattr(0, termios.TCSADRAIN, modes)
+        with contextlib.suppress(OSError, termios.error):
+            if os.tcgetpgrp(0) == os.getpgrp():  # else it is somebody else's by now, and this would stop us
+                termios.tcsetattr(0, termios.TCSADRAIN, modes)

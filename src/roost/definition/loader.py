@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import time
 import tomllib
 from typing import TYPE_CHECKING, Any
 
@@ -35,13 +36,14 @@ class Loaded(Struct, frozen=True, kw_only=True):
 
     ``path`` is absolute: the file, or the directory when its files were read as one. ``definition`` is as written (of
     a directory: every machine and profile, without the defaults). ``machines`` are in the order of the file. ``inputs``
-    are all the files that were read.
+    are all the files that were read, ``read`` is when (nanoseconds since the epoch, before the first).
     """
 
     path: str
     definition: Definition
     machines: dict[str, Resolved]
     inputs: tuple[str, ...] = ()
+    read: int = 0
 
 
 def load(
@@ -61,6 +63,7 @@ def load(
 
     Raises DefinitionError with a line for every mistake, or when there is no definition.
     """
+    began = time.time_ns()
     names = [os.fspath(path)] if path is not None else find(machines=machines)
     together = path is None and names != [FILE]
     documents = [_document(name) for name in names]
@@ -78,7 +81,11 @@ def load(
     report(documents, shown)
     inputs = {os.path.abspath(name) for name in names}.union(*(document.inputs for document in documents))
     return Loaded(
-        path=os.path.abspath(shown), definition=_definition(documents), machines=resolved, inputs=tuple(sorted(inputs))
+        path=os.path.abspath(shown),
+        definition=_definition(documents),
+        machines=resolved,
+        inputs=tuple(sorted(inputs)),
+        read=began,
     )
 
 

@@ -44,7 +44,6 @@ BASE_KEYS = (
     "check_valid_until",
     "source_packages",
 )
-_EMPTY = Part(packages=None, users=None, files={}, scripts=None, environment={}, binds=None)
 
 
 class _World(Struct, frozen=True, kw_only=True):

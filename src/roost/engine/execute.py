@@ -88,6 +88,7 @@ class Running:
         self._stopped = ""
         self._kill_at: float | None = None
         self._pid = 0
+        self._pidfd = -1
         self._left = limits.output
         self._disk = disk
         self._disk_fd: int | None = None
@@ -293,9 +294,12 @@ class Running:
         """Ends whatever still runs, reaps it and lets everything go; nspawn's status."""
         status = 0
         if self._pid:
-            sys.audit("os.kill", self._pid, signal.SIGKILL)
             with contextlib.suppress(ProcessLookupError):
-                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+                if self._pidfd < 0:  # there was no descriptor left for it
+                    os.kill(self._pid, signal.SIGKILL)
+                else:
+                    sys.audit("os.kill", self._pid, signal.SIGKILL)
+                    signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
             status = runner.reap(self._pid) or 0
         self._gone = time.monotonic()
         self._child_moments, self._problem_text = moments.unpacked(_read_all(self._problem) if self._pid else b"")
@@ -360,7 +364,7 @@ def _child(
         become_nspawn(spec, group=group, go=go, filters=filters, fds=fds, messages=messages, problem=problem, room=room)
     except (OSError, Error) as e:
         error = describe(e) if isinstance(e, OSError) else e
-        os.write(problem, f"{error.brief}\0{error.hint}".encode()[:4096])
+        os.write(problem, f"{error.brief}\0{error.hint}".encode(errors="backslashreplace")[:4096])
 
 
 def execute(
@@ -374,9 +378,9 @@ def execute(
     no process could be started.
     """
     group = cgroups.create(name, memory=limits.memory, cpus=limits.cpus, tasks=limits.tasks)
-    running = Running(spec, group=group, limits=limits, streams=streams, disk=disk, stop_fd=stop_fd)
-    began = time.monotonic()
     try:
+        running = Running(spec, group=group, limits=limits, streams=streams, disk=disk, stop_fd=stop_fd)
+        began = time.monotonic()
         try:
             try:
                 running.start(filters)

@@ -77,7 +77,7 @@ def _mount_given(spec: Spec) -> None:
         _mount_overlaid(spec, number, item, *((uid, gid) if item.give else (0, 0)))
     for number, bound in enumerate(spec.bound):
         name = f"b{number}"
-        info = os.stat(bound.source)
+        info = _stat_given(bound.source)
         if os.path.isdir(bound.source):
             os.mkdir(name)
         else:
@@ -88,6 +88,15 @@ def _mount_given(spec: Spec) -> None:
             _mount_as(bound.source, name, uids, gids, attributes=attributes)
         except HostError:  # sockets, devices, file systems without ids: shown as they are
             idmap.mount_mapped(bound.source, name, None, attributes=attributes)
+
+
+def _stat_given(path: str) -> os.stat_result:
+    try:
+        return os.stat(path)
+    except FileNotFoundError:
+        raise HostError(
+            f"{path}, which the session is to show, does not exist", hint="make it, or do without"
+        ) from None
 
 
 def _mount_as(source: str, target: str, uids: Sequence[Extent], gids: Sequence[Extent], *, attributes: int = 0) -> None:
@@ -101,7 +110,7 @@ def _mount_as(source: str, target: str, uids: Sequence[Extent], gids: Sequence[E
 
 
 def _mount_overlaid(spec: Spec, number: int, item: Overlaid, uid: int, gid: int) -> None:
-    info = os.stat(item.source)
+    info = _stat_given(item.source)
     lower, merged, changes = f"ol{number}", f"o{number}", f"rw/{item.name}"
     os.mkdir(lower)
     os.mkdir(merged)

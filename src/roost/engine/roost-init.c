@@ -45,7 +45,7 @@
 
 enum { CONTROL = 3, STREAMS = 4, MAX_GROUPS = 256, LINE = 65536, LIST_MOST = 1 << 20, SETUP_FAILED = 125 };
 
-struct ended { /* native byte order; roost.engine.control unpacks it */
+struct ended { /* native byte order; roost.engine.execute unpacks it */
     int32_t status; /* as wait(2) has it */
     int32_t unused;
     uint64_t user_usec, system_usec, max_rss_kib;

@@ -10,7 +10,7 @@ import stat
 import sys
 import time
 
-from roost.errors import BusyError, StoreError
+from roost.errors import BusyError, HostError, StoreError
 from roost.host import syscalls
 
 TYPE_CHECKING = False
@@ -219,6 +219,16 @@ def sync(path: str) -> None:
         syscalls.syncfs(fd)
     finally:
         os.close(fd)
+
+
+def expect_roots(path: str) -> None:
+    """Whoever can change the directory could put a layer there, or a session's terms. Raises HostError."""
+    info = os.stat(path)
+    if info.st_uid != 0 or info.st_mode & 0o022:
+        raise HostError(
+            f"{path} can be changed by others than root",
+            hint=f"`chown root {path}; chmod go-w {path}`, or use another place",
+        )
 
 
 def fsync_directory(path: str) -> None:

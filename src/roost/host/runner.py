@@ -11,6 +11,7 @@ import os
 import select
 import selectors
 import signal
+import sys
 import time
 
 from roost.errors import CommandError, Error, HostError, Interrupted, from_parts, to_parts
@@ -243,6 +244,8 @@ def _become(function: Callable[[], object]) -> NoReturn:
         status = 0
     except SystemExit as e:
         status = e.code if isinstance(e.code, int) else 70
+    except Exception:  # a mistake of ours, which nobody else would see
+        sys.excepthook(*sys.exc_info())
     finally:
         os._exit(status)
 
@@ -272,7 +275,9 @@ def in_child(function: Callable[[], Any], *, stop_fd: int | None = None) -> Any:
             answer["oserror"] = [
                 e.errno,
                 e.strerror,
-                os.fsdecode(e.filename) if isinstance(e.filename, str | bytes) else None,
+                os.fsencode(e.filename).decode(errors="backslashreplace")
+                if isinstance(e.filename, str | bytes)
+                else None,
             ]
         with open(writer, "wb") as stream:
             stream.write(json.encode(answer))

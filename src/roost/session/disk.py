@@ -75,7 +75,7 @@ class Disk(Struct, frozen=True, kw_only=True):
                 files.remove_tree(f"{self.directory}/{name}")
                 # as commit does: owners, links, holes, devices (whiteouts) and xattrs (opaque directories)
                 argv = ("cp", "--archive", "--no-target-directory", f"{mount_point}/{name}", f"{self.directory}/{name}")
-                runner.check(runner.run(runner.Command(argv=argv)))
+                runner.check(runner.run(runner.Command(argv=argv, private=True)))
 
 
 def kind(directory: str, *, private_users: bool = True) -> str:

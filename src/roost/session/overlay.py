@@ -1,4 +1,4 @@
-"""overlayfs: the mount as a value, and what an upper directory says has changed."""
+"""overlayfs: the mount as a value, and how it is made."""
 
 from __future__ import annotations
 
