@@ -146,18 +146,19 @@ def _serve(job: Job, writer: int, stop: int, parent: int) -> None:
         while view:
             view = view[os.write(writer, view) :]
 
-    try:
-        value = job.work(lambda event: send(_EVENT, event), stop)
-    except Error as e:
-        send(_ERROR, to_parts(e))
-    except OSError as e:
-        send(_ERROR, to_parts(of_os(e)))
-    except MemoryError:
-        send(_ERROR, to_parts(of_memory()))
-    except Interrupted:
-        send(_INTERRUPTED, None)
-    else:
-        send(_VALUE, value)
+    with contextlib.suppress(BrokenPipeError):  # nobody waits for the answer any more
+        try:
+            value = job.work(lambda event: send(_EVENT, event), stop)
+        except Error as e:
+            send(_ERROR, to_parts(e))
+        except OSError as e:
+            send(_ERROR, to_parts(of_os(e)))
+        except MemoryError:
+            send(_ERROR, to_parts(of_memory()))
+        except Interrupted:
+            send(_INTERRUPTED, None)
+        else:
+            send(_VALUE, value)
 
 
 def _watch_parent(parent: int) -> None:
