@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 _PIPE = 1 << 20  # bytes: some blocks of output, so that neither side waits for the other at each
 _LENGTH = struct.Struct("=IB")
+_PATIENCE = 12.0  # seconds that children have to end and clear up after SIGTERM
 _EVENT, _VALUE, _ERROR, _INTERRUPTED = 0, 1, 2, 3
 _encode = msgspec.msgpack.Encoder().encode
 _events = msgspec.msgpack.Decoder(Event)
@@ -192,6 +193,7 @@ class Pool:
         self._running: dict[str, _Child] = {}
         self._done: dict[str, Done] = {}
         self._stopping = False
+        self._kill_at: float | None = None
 
     def run(
         self, jobs: Sequence[Job], *, on_start: Callable[[str], None] = lambda _key: None,
@@ -238,7 +240,11 @@ class Pool:
 
     def _turn(self, poller: selectors.BaseSelector, on_done: Callable[[Done], bool] | None) -> None:
         """Waits for something, and takes it in."""
-        for key, _ in poller.select(self._interval):
+        left = self._interval
+        if self._kill_at is not None:
+            until = max(0.0, self._kill_at - time.monotonic())
+            left = until if left is None else min(left, until)
+        for key, _ in poller.select(left):
             if key.data is None:
                 self._ask_to_stop(max(os.read(key.fd, 64)))
             elif not key.data.read(self._monitor):
@@ -251,9 +257,16 @@ class Pool:
                 self._done[done.key] = done if on_done is None else msgspec.structs.replace(done, value=None)
         if self._tick is not None:
             self._tick()
+        if self._kill_at is not None and time.monotonic() >= self._kill_at:
+            self._kill_at = None
+            for child in self._running.values():
+                os.kill(child.pid, signal.SIGKILL)
 
     def _ask_to_stop(self, level: int) -> None:
         self._stopping = True
+        if not self._polite and self._kill_at is None:
+            # Python swallows an exception that a signal raises within a callback of its own: the child would go on
+            self._kill_at = time.monotonic() + _PATIENCE
         for child in self._running.values():
             if self._polite:
                 with contextlib.suppress(OSError):
