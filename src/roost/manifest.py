@@ -18,6 +18,8 @@ import os
 import re
 import stat
 from collections import deque
+from queue import SimpleQueue
+from threading import Event, Thread
 from typing import TYPE_CHECKING, Self
 
 from msgspec import Struct
@@ -297,8 +299,6 @@ class _Digest:
     """A large file's line that waits for its digest."""
 
     def __init__(self, line: bytes, fd: int) -> None:
-        from threading import Event
-
         self.line = line
         self.fd = fd
         self.done = Event()
@@ -320,8 +320,6 @@ class _Hashers:
     """Threads that digest large files: hashlib and read(2) let go of the interpreter meanwhile."""
 
     def __init__(self) -> None:
-        from queue import SimpleQueue
-
         self._queue: SimpleQueue[_Digest | None] = SimpleQueue()
         self._threads: list[Callable[[], None]] = []
         self._wanted = True
@@ -332,8 +330,6 @@ class _Hashers:
     def put(self, digest: _Digest) -> None:
         """Gives a file to whoever is free."""
         if len(self._threads) < min(_THREADS, len(os.sched_getaffinity(0))):
-            from threading import Thread
-
             thread = Thread(target=self._serve, daemon=True)
             with contextlib.suppress(RuntimeError):  # no memory for one more, or no more may be started
                 thread.start()

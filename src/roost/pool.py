@@ -251,6 +251,8 @@ class Pool:
                 poller.unregister(key.fd)
                 child = self._running.pop(key.data.job.key)
                 done = child.finish()
+                if self._stopping and not self._polite and child.answer is None:
+                    done = Done(key=done.key, interrupted=True)
                 if on_done is not None and not on_done(done):
                     self._stopping = True
                 # whoever takes them one by one has the value: thousands of them are not kept here too
