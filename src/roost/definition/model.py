@@ -69,9 +69,60 @@ class Limits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rena
 
 
 class Network(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
-    """``host``: the host's own network. ``none``: a loopback device and nothing else. Not written: ``host``."""
+    """``host``: the host's own network. ``none``: a loopback device and nothing else. ``private``: a network of its own.
 
-    mode: Literal["host", "none"] | None = None
+    Not written: ``private`` for a machine that is booted, ``host`` for the sessions of a run. The rest is of private
+    ones: ``bridge`` names a network that machines share, ``isolated`` keeps it from other machines, ``publish`` has
+    ports of the host ("8080:80", "127.0.0.1:2222:22/tcp"), ``egress`` what may be reached (not written: everything
+    but the host): addresses, networks and host names, each with a port or without ("192.0.2.1", "198.51.100.0/24:443",
+    "example.org:443/tcp"), "any", and "host" for the host itself ("host:4444").
+    """
+
+    mode: Literal["host", "private", "none"] | None = None
+    bridge: str | None = None
+    isolated: bool | None = None
+    publish: list[str] | None = None
+    egress: list[str] | None = None
+    address: str | None = None
+
+
+class Pool(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
+    """Where private addresses come from; not written: networks that the host has no route to."""
+
+    pool: str | None = None
+    pool6: str | None = None
+
+
+class Boot(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
+    """How a machine is booted; that it is there lets the machine's layers have an init.
+
+    ``enable``: it comes up with the host. ``ready`` is a command that succeeds inside once the machine is ready; empty:
+    its init is asked. ``timeout`` (until it is ready) and ``stop_timeout``: seconds, or with s, m, h. ``nested``: it may
+    run containers itself.
+    """
+
+    enable: bool | None = None
+    hostname: str | None = None
+    ephemeral: bool | None = None
+    ready: str | None = None
+    timeout: str | float | None = None
+    stop_timeout: str | float | None = None
+    link_journal: Literal["no", "host", "try-host", "guest", "try-guest", "auto"] | None = None
+    nested: bool | None = None
+
+
+class Repository(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
+    """A repository of packages that a layer gets before its packages: one of somebody else.
+
+    ``suites`` and ``components`` are apt's words (not written: the machine's release, and "main"). ``key`` is the file
+    with the keys that sign it, relative to the definition. It stays in the layer, under ``name``.
+    """
+
+    name: str
+    url: str
+    suites: list[str] = []
+    components: list[str] = []
+    key: str = ""
 
 
 class Profile(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
@@ -82,6 +133,9 @@ class Profile(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, ren
     user: User | list[User] = []
     files: dict[str, File] = {}
     scripts: list[str | ScriptSource] = []
+    repositories: list[Repository] = []
+    services: list[str] = []
+    firstboot: list[str | ScriptSource] = []
     environment: dict[str, str] = {}
     binds: list[str | Bind] = []
 
@@ -99,6 +153,12 @@ class Machine(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, ren
     user: User | list[User] | None = None
     files: dict[str, File] | None = None
     scripts: list[str | ScriptSource] | None = None
+    repositories: list[Repository] | None = None
+    services: list[str] | None = None
+    locale: str | None = None
+    timezone: str | None = None
+    root_password: str | None = None
+    firstboot: list[str | ScriptSource] | None = None
     environment: dict[str, str] | None = None
     binds: list[str | Bind] | None = None
     bootstrap: str | None = None
@@ -113,12 +173,14 @@ class Machine(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, ren
     no_new_privileges: bool | None = None
     limits: Limits | None = None
     network: Network | None = None
+    boot: Boot | None = None
 
 
 class Definition(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
     """A whole file as written."""
 
     defaults: Machine = field(default_factory=Machine)
+    network: Pool = Pool()
     machines: dict[str, Machine] = {}
     profiles: dict[str, Profile] = {}
 
@@ -159,11 +221,46 @@ class Script(Struct, frozen=True, kw_only=True):
     content: bytes
 
 
+class RepositoryKeys(Struct, frozen=True, kw_only=True):
+    """A repository with the content of its key file read."""
+
+    name: str
+    url: str
+    suites: tuple[str, ...]
+    components: tuple[str, ...]
+    key: bytes
+
+
+class BootTerms(Struct, frozen=True, kw_only=True):
+    """How a machine is booted, every default filled in. ``timeout`` and ``stop_timeout`` are seconds."""
+
+    enable: bool = False
+    hostname: str = ""
+    ephemeral: bool = False
+    ready: str = ""
+    timeout: float = 90.0
+    stop_timeout: float = 30.0
+    link_journal: str = "try-guest"
+    nested: bool = False
+
+
+class NetworkTerms(Struct, frozen=True, kw_only=True):
+    """A private network, every default filled in. ``egress`` None: everything but the host."""
+
+    bridge: str = ""
+    isolated: bool = False
+    publish: tuple[str, ...] = ()
+    egress: tuple[str, ...] | None = None
+    address: str = ""
+
+
 class Contents(Struct, frozen=True, kw_only=True):
     """What one layer above the base adds. ``name`` is the profile's, or empty for the machine's own layer.
 
     ``packages`` are those for the machine's family. ``choices`` (packages by family) is filled only while the family
     is not known, which is so for a machine made from a layer until ``with_family`` says what that layer is.
+    ``init``: the family's packages for a machine that boots are added. ``root_password`` is a crypt(5) hash, or empty
+    for none at all; None leaves it as it is.
     """
 
     name: str
@@ -172,6 +269,12 @@ class Contents(Struct, frozen=True, kw_only=True):
     users: tuple[User, ...] = ()
     files: tuple[FileContent, ...] = ()
     scripts: tuple[Script, ...] = ()
+    repositories: tuple[RepositoryKeys, ...] = ()
+    services: tuple[str, ...] = ()
+    locale: str = ""
+    timezone: str = ""
+    root_password: str | None = None
+    init: bool = False
 
 
 class Base(Struct, frozen=True, kw_only=True):
@@ -201,7 +304,8 @@ class Resolved(Struct, frozen=True, kw_only=True):
 
     ``family`` is empty for a machine made from a layer: ``with_family`` fills it. ``binds`` have absolute sources and
     targets. ``memory``, ``disk`` and ``output`` are bytes, ``time`` is seconds. ``capabilities`` are those beyond the
-    default ones. ``no_new_privileges`` None: nobody says, and the layer that it stands on may have a user with sudo.
+    default ones. ``boot`` None: the definition does not say that it boots. ``network`` is the mode of runs,
+    ``boot_network`` that of the booted machine. ``no_new_privileges`` None: nobody says, and the layer that it stands on may have a user with sudo.
     Lookups that fail later (a package that the mirror does not have) are the build's.
     """
 
@@ -223,3 +327,7 @@ class Resolved(Struct, frozen=True, kw_only=True):
     private_users: bool
     capabilities: tuple[str, ...]
     no_new_privileges: bool | None
+    boot: BootTerms | None = None
+    boot_network: str = "private"
+    private_network: NetworkTerms = NetworkTerms()
+    firstboot: tuple[Script, ...] = ()
