@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fnmatch
 import json
 import os
 import time
@@ -13,6 +12,7 @@ from msgspec import Struct
 
 from roost import facts
 from roost import plan as planner
+from roost.booting import Booting, select
 from roost.definition import load as load_definition
 from roost.errors import DefinitionError, Error, HostError, Interrupted, LayerGone, StoreError, of_os
 from roost.events import Warned, ignore
@@ -61,7 +61,7 @@ class Watch(Struct, kw_only=True):
     stop: Any = None
 
 
-class Manager:
+class Manager(Booting):
     """A definition and a store. ``state`` is the store's directory (ROOST_STATE, or the system's, when None)."""
 
     def __init__(
@@ -77,6 +77,7 @@ class Manager:
         self._watch = watch or Watch(monitor=monitor)
         self._ready = False
         self._noted: set[str] = set()
+        self._refreshed: dict[str, str] = {}  # what is to be made anew
         self._ran: dict[str, planner.MachinePlan] = {}  # what a further run need not plan again
 
     def close(self) -> None:
@@ -93,7 +94,7 @@ class Manager:
         if self.definition is None:
             raise DefinitionError("no definition was loaded", hint="pass one: Manager(roost.load())")
         every = self.definition.machines
-        chosen = [name for pattern in patterns for name in _select(pattern, list(every))] if patterns else list(every)
+        chosen = [name for pattern in patterns for name in select(pattern, list(every))] if patterns else list(every)
         found = [every[name] for name in dict.fromkeys(chosen)]
         if profile:
             found = [machine for machine in found if profile in machine.profiles]
@@ -106,10 +107,13 @@ class Manager:
         machines = self.machines(patterns)
         assert self.definition is not None
         try:
-            last = self.store.remembered(self.definition.path).machines
+            last = self.store.remembered(self.definition.path)
         except PermissionError as e:
             raise HostError(f"{e.filename} cannot be read: {e.strerror}", hint="run it with sudo") from None
-        known = planner.Known(present=facts.Present(self.store), last=last, names=facts.Names(self.store))
+        known = planner.Known(
+            present=facts.Present(self.store), last=last.machines, names=facts.Names(self.store),
+            refreshed={**last.refreshed, **self._refreshed},
+        )  # fmt: skip
         return planner.make(machines, known, facts.versions)
 
     # making it
@@ -128,13 +132,19 @@ class Manager:
         self.store.prepare()
 
     def build(
-        self, patterns: Sequence[str] = (), *, jobs: int | None = None, keep_failed: bool = False, verify: bool = False
-    ) -> planner.Plan:
+        self, patterns: Sequence[str] = (), *, jobs: int | None = None, keep_failed: bool = False, verify: bool = False,
+        update: bool = False,
+    ) -> planner.Plan:  # fmt: skip
         """Makes the missing layers of the machines; the plan that was carried out.
 
+        ``update``: all of their layers are made anew, from the packages that there are now.
         ``verify``: the layers that are there are read whole first, and nothing is made on a damaged one (StoreError).
         Raises the error of the layer that failed; of several, one Error that has them all.
         """
+        if update:
+            stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+            plan = self.plan(patterns)
+            self._refreshed = {layer.identity: stamp for layer in plan.layers if layer.parent not in _digests(plan)}
         plan, errors = self._built(patterns, jobs=jobs, keep_failed=keep_failed, verify=verify)
         if len(errors) == 1:
             raise next(iter(errors.values()))
@@ -249,6 +259,7 @@ class Manager:
                 items = [("base" if layer.kind == "base" else layer.name, layer.digest, layer.facts) for layer in own]
                 record.machines[machine.machine.name] = items
                 record.chains[machine.machine.name] = machine.layers
+                record.refreshed |= {layer.identity: layer.stamp for layer in own if layer.stamp}
         for name in set(record.machines) - set(self.definition.machines):
             del record.machines[name]
             record.chains.pop(name, None)
@@ -466,18 +477,3 @@ class Manager:
 
 def _digests(plan: planner.Plan) -> set[str]:
     return {digest for item in plan.machines for digest in item.layers}
-
-
-def _select(pattern: str, names: list[str]) -> Iterator[str]:
-    for word in pattern.split(","):
-        found = (
-            fnmatch.filter(names, word) if any(c in word for c in "*?[") else [name for name in names if name == word]
-        )
-        if not found:
-            import difflib
-
-            near = difflib.get_close_matches(word, names, 1)
-            kind = "no machine matches" if any(c in word for c in "*?[") else "there is no machine"
-            hint = f"did you mean {near[0]!r}?" if near else f"the definition has: {', '.join(names)}"
-            raise DefinitionError(f"{kind} {word!r}", hint=hint)
-        yield from found

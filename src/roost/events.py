@@ -83,6 +83,21 @@ class RunEnded(Struct, frozen=True, tag="run-ended"):
     seconds: float
 
 
+class MachineStarted(Struct, frozen=True, tag="machine-started"):
+    """A machine is being brought up or down."""
+
+    machine: str
+
+
+class MachineEnded(Struct, frozen=True, tag="machine-ended"):
+    """It is done: ``action`` and ``state`` are those of the outcome."""
+
+    machine: str
+    action: str
+    state: str
+    seconds: float
+
+
 class Warned(Struct, frozen=True, tag="warned"):
     """Something a person should know; nothing failed. ``machine`` may be empty."""
 
@@ -91,7 +106,8 @@ class Warned(Struct, frozen=True, tag="warned"):
 
 
 Event = (
-    LayerStarted | LayerOutput | LayerStep | LayerEnded | VerifyStarted | VerifyEnded | RunStarted | RunOutput | RunEnded | Warned
+    LayerStarted | LayerStep | LayerOutput | LayerEnded | VerifyStarted | VerifyEnded | RunStarted | RunOutput | RunEnded
+    | MachineStarted | MachineEnded | Warned
 )  # fmt: skip
 Monitor = Callable[[Event], None]
 

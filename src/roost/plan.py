@@ -29,7 +29,8 @@ class LayerPlan(Struct, frozen=True, kw_only=True):
 
     ``verb`` is reuse or build, ``reason`` says why. ``name`` is what a person calls it: ``base debian bookworm amd64``,
     ``profile builder``, ``machine bookworm``. ``facts`` are its steps as plain values: the identity's text, kept in the
-    store so that a later plan can say what changed. ``machines`` are those that stand on it.
+    store so that a later plan can say what changed. ``machines`` are those that stand on it. ``identity`` is the digest of
+    what the definition says; it is another than ``digest`` of a layer that was made anew from it, at the time ``stamp``.
     """
 
     digest: str
@@ -43,6 +44,8 @@ class LayerPlan(Struct, frozen=True, kw_only=True):
     facts: dict[str, Any]
     base: Base | None = None
     contents: Contents | None = None
+    identity: str = ""
+    stamp: str = ""
 
 
 class MachinePlan(Struct, frozen=True, kw_only=True):
@@ -69,11 +72,13 @@ class Known(Struct, frozen=True, kw_only=True):
 
     ``present``: digests of whole layers. ``last``: machine → the layers it had when it was last built, as (role, digest,
     facts). ``names``: committed layers by name, as (digest, parents from the base up, family).
+    ``refreshed``: identities of layers that were made anew, and when.
     """
 
     present: Container[str]
     last: Mapping[str, Sequence[tuple[str, str, dict[str, Any]]]]
     names: Mapping[str, tuple[str, tuple[str, ...], str]]
+    refreshed: Mapping[str, str] = {}
 
 
 def digest(*parts: object) -> str:
@@ -120,25 +125,29 @@ def _chain(machine: Resolved, known: Known, versions: Callable[[str, str], list[
         parent = digest(FORMAT, versions(base.distribution, family), "", facts)
         name = f"base {base.distribution} {base.release} {base.architecture}"
         chain.append(_layer(parent, "", "base", name, family, facts, known, last, base=base))
+        parent = chain[-1].digest
     for contents in machine.layers:
         facts = contents_facts(contents)
         own = digest(FORMAT, versions("", family), parent, facts)
         kind = "profile" if contents.name else "machine"
         name = f"{kind} {contents.name or machine.name}"
         chain.append(_layer(own, parent, kind, name, family, facts, known, last, contents=contents))
-        parent = own
+        parent = chain[-1].digest
     return chain
 
 
 def _layer(
-    own: str, parent: str, kind: str, name: str, family: str, facts: dict[str, Any], known: Known,
+    identity: str, parent: str, kind: str, name: str, family: str, facts: dict[str, Any], known: Known,
     last: Mapping[str, tuple[str, dict[str, Any]]], *, base: Base | None = None, contents: Contents | None = None,
 ) -> LayerPlan:  # fmt: skip
+    stamp = known.refreshed.get(identity, "")
+    own = digest(FORMAT, identity, stamp) if stamp else identity
     there = own in known.present
-    reason = "present" if there else why(own, facts, last.get("base" if kind == "base" else name))
+    before = last.get("base" if kind == "base" else name)
+    reason = "present" if there else f"made anew from the packages of {stamp[:10]}" if stamp else why(own, facts, before)
     return LayerPlan(
         digest=own, parent=parent, kind=kind, name=name, verb="reuse" if there else "build", reason=reason, family=family,
-        machines=(), facts=facts, base=base, contents=contents,
+        machines=(), facts=facts, base=base, contents=contents, identity=identity, stamp=stamp,
     )  # fmt: skip
 
 

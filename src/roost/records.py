@@ -57,11 +57,15 @@ class SessionRecord(Struct, kw_only=True):
 
 
 class Machines(Struct, kw_only=True):
-    """machines/<hash>.json: a definition and what its machines were last built from, as (role, digest, facts)."""
+    """machines/<hash>.json: a definition and what its machines were last built from, as (role, digest, facts).
+
+    ``refreshed``: the identities of layers that were made anew from the same, and when (see ``roost.plan``).
+    """
 
     definition: str
     machines: dict[str, list[tuple[str, str, dict[str, Any]]]] = {}
     chains: dict[str, tuple[str, ...]] = {}
+    refreshed: dict[str, str] = {}
 
 
 def expect(found: str, name: str) -> None:

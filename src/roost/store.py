@@ -52,8 +52,8 @@ class Store(Remembered):
     """The directories, and the records in them."""
 
     def __init__(self, state: str | None = None) -> None:
-        if state:
-            top = os.path.abspath(state)
+        self.given = os.path.abspath(state) if state else ""
+        if top := self.given:
             self.state, self.cache, self.run = top, f"{top}/cache", f"{top}/run"
         else:
             self.state, self.cache, self.run = "/var/lib/roost", "/var/cache/roost", "/run/roost"
@@ -83,7 +83,7 @@ class Store(Remembered):
             for top in dict.fromkeys((self.state, self.cache, self.run, os.path.dirname(RANGES))):
                 os.makedirs(top, mode=0o755, exist_ok=True)
                 files.expect_roots(top)
-            for name in ("layers", "names", "running", "sessions", "staging", "machines", "results"):
+            for name in ("layers", "names", "running", "sessions", "staging", "machines", "results", "booted"):
                 os.makedirs(f"{self.state}/{name}", mode=0o700, exist_ok=True)
             if not os.path.exists(f"{self.state}/references/.whole"):
                 self.repair_references()
@@ -346,7 +346,7 @@ class Store(Remembered):
         A process that is killed on the way is no loss: the next start goes on where it ended.
         """
         running, kept = self.running_directory(record.id), f"{self.state}/sessions/{record.id}"
-        self._refer(record)
+        self.refer(record)
         os.rename(running, kept)
         files.fsync_directory(os.path.dirname(kept))
         files.fsync_directory(os.path.dirname(running))
@@ -367,7 +367,8 @@ class Store(Remembered):
             os.rename(path, f"{trash}/session")
             self.unrefer(session, layers)
 
-    def _refer(self, record: SessionRecord) -> None:
+    def refer(self, record: SessionRecord) -> None:
+        """Says that a kept session stands on the layers of its record."""
         for digest in record.layers[-1:]:
             directory = f"{self.state}/references/{digest}"
             while True:
@@ -403,7 +404,7 @@ class Store(Remembered):
         new = f"{self.state}/references"
         os.makedirs(new, mode=0o700, exist_ok=True)
         for record, _ in self.kept_sessions():
-            self._refer(record)
+            self.refer(record)
         files.make_file(f"{new}/.whole", self._spares)
 
     def ask_to_keep(self, session: str) -> None:

@@ -9,13 +9,15 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from roost.cli.output import LastLine
-from roost.cli.render import QuietMonitor, layer_ended, step_text, verify_text, warning
+from roost.cli.render import QuietMonitor, layer_ended, machine_text, step_text, verify_text, warning
 from roost.cli.table import STATES, Style, clean, columns, cut, duration, terminal_size
 from roost.events import (
     LayerEnded,
     LayerOutput,
     LayerStarted,
     LayerStep,
+    MachineEnded,
+    MachineStarted,
     RunEnded,
     RunOutput,
     RunStarted,
@@ -106,6 +108,11 @@ class LiveMonitor(QuietMonitor):
             self._layers.pop(event.layer, None)
             if event.state != "whole":
                 self._history.append(verify_text(event, style=self._style))
+        elif isinstance(event, MachineStarted):
+            self._layers[f"machine {event.machine}"] = Row(event.machine, "at work", now)
+        elif isinstance(event, MachineEnded):
+            self._layers.pop(f"machine {event.machine}", None)
+            self._history.append(machine_text(event, style=self._style))
         elif isinstance(event, Warned):
             self._history.append(warning(event.message, event.machine, style=self._style))
         else:

@@ -21,6 +21,11 @@ A run ends with the command's own status; 124: timed out, 125: Roost itself fail
 A run on several machines ends with 0 when all passed, else 1."""
 
 
+MACHINE_VERBS = (
+    "up", "down", "restart", "rollback", "status", "enable", "disable", "exec", "login", "logs", "network",
+)  # fmt: skip
+
+
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """The options of one verb; ``options.verb`` is its function, ``options.command`` what follows ``--``."""
     before, command = _split(argv)
@@ -82,12 +87,13 @@ def parser(words: Sequence[str] = ()) -> argparse.ArgumentParser:
         description="One TOML file, every Linux build machine: layered, and thrown away after each run.",
     )  # fmt: skip
     top.add_argument("--version", action="version", version=f"roost {__version__}")
-    _common(top, default=None)
+    add_common(top, default=None)
     verbs = top.add_subparsers(metavar="VERB", required=True, dest="verb_name")
     groups = {
         _definition_verbs: {"init", "schema", "list", "plan", "doctor", "build"},
         _run_verbs: {"run", "shell"},
         _store_verbs: {"session", "layer", "gc"},
+        _machine_verbs: {*MACHINE_VERBS},
     }
     named = [add for add, names in groups.items() if names.intersection(words)]
     for add in named or groups:
@@ -95,7 +101,13 @@ def parser(words: Sequence[str] = ()) -> argparse.ArgumentParser:
     return top
 
 
-def _common(to: argparse.ArgumentParser, *, default: Any = argparse.SUPPRESS) -> None:
+def _machine_verbs(verbs: Any) -> None:
+    from roost.cli.parser_machines import add_verbs  # a run needs none of them
+
+    add_verbs(verbs)
+
+
+def add_common(to: argparse.ArgumentParser, *, default: Any = argparse.SUPPRESS) -> None:
     """Options that may stand before the verb or after it."""
     group = to.add_argument_group("everywhere")
     plain: dict[str, Any] = {"default": default}
@@ -117,7 +129,7 @@ def _common(to: argparse.ArgumentParser, *, default: Any = argparse.SUPPRESS) ->
     )
 
 
-def _verb(verbs: Any, name: str, code: str, summary: str, *, command: str = "", **more: Any) -> argparse.ArgumentParser:
+def add_verb(verbs: Any, name: str, code: str, summary: str, *, command: str = "", **more: Any) -> argparse.ArgumentParser:
     """A verb. ``command``: it may be followed by one (``may``), must be (``must``), or runs one of its own (``own``)."""
     made: _Parser = verbs.add_parser(
         name,
@@ -140,27 +152,27 @@ def _verb(verbs: Any, name: str, code: str, summary: str, *, command: str = "", 
 
 
 def _definition_verbs(verbs: Any) -> None:
-    init = _verb(verbs, "init", "commands:init", "write a commented starter definition")
+    init = add_verb(verbs, "init", "commands:init", "write a commented starter definition")
     init.add_argument(
         "path", nargs="?", default="roost.toml", metavar="FILE", help="the file to write (default: roost.toml)"
     )
     init.add_argument("--force", action="store_true", help="replace a file that exists")
-    _common(init)
-    _common(_verb(verbs, "schema", "commands:schema", "print the definition's JSON Schema, for editors"))
+    add_common(init)
+    add_common(add_verb(verbs, "schema", "commands:schema", "print the definition's JSON Schema, for editors"))
     for name, code, summary in (
         ("list", "commands:list_", "list the machines and their state"),
         ("plan", "commands:plan", "say which layers would be made, and why"),
     ):
-        verb = _verb(verbs, name, code, summary)
+        verb = add_verb(verbs, name, code, summary)
         verb.add_argument("machines", nargs="*", metavar="MACHINES", help="names, comma lists or globs (default: all)")
-        _common(verb)
-    doctor = _verb(verbs, "doctor", "commands:doctor", "say what this host can do and what it lacks, with the remedy")
+        add_common(verb)
+    doctor = add_verb(verbs, "doctor", "commands:doctor", "say what this host can do and what it lacks, with the remedy")
     doctor.add_argument("--repair", action="store_true", help="clear what a crash or a power cut left in the store")
-    _common(doctor)
-    build = _verb(verbs, "build", "commands:build", "make the missing layers, independent ones side by side")
+    add_common(doctor)
+    build = add_verb(verbs, "build", "commands:build", "make the missing layers, independent ones side by side")
     build.add_argument("machines", nargs="*", metavar="MACHINES", help="names, comma lists or globs (default: all)")
     build.add_argument(
-        "-j", "--jobs", type=_count, metavar="N", help="layers made at a time (default: by cores and memory)"
+        "-j", "--jobs", type=count, metavar="N", help="layers made at a time (default: by cores and memory)"
     )
     build.add_argument(
         "--verify", action="store_true", help="first compare the layers that are there with what they were when made"
@@ -168,11 +180,11 @@ def _definition_verbs(verbs: Any) -> None:
     build.add_argument(
         "--keep-failed", action="store_true", help="keep what a failed layer has so far as a session, to look into"
     )
-    _common(build)
+    add_common(build)
 
 
 def _run_verbs(verbs: Any) -> None:
-    run = _verb(
+    run = add_verb(
         verbs,
         "run",
         "running:run",
@@ -183,7 +195,7 @@ def _run_verbs(verbs: Any) -> None:
     run.add_argument("machines", nargs="*", metavar="MACHINES", help="names, comma lists or globs")
     run.add_argument("--all", action="store_true", help="all machines of the definition")
     run.add_argument("--profile", metavar="NAME", default="", help="only machines that have this profile")
-    run.add_argument("-j", "--jobs", type=_count, metavar="N", help="machines at a time (default: by cores and memory)")
+    run.add_argument("-j", "--jobs", type=count, metavar="N", help="machines at a time (default: by cores and memory)")
     run.add_argument(
         "--matrix",
         action="append",
@@ -196,7 +208,7 @@ def _run_verbs(verbs: Any) -> None:
     run.add_argument("--junit", metavar="FILE", help="write the results as JUnit XML too")
     _session_options(run)
     run.add_argument(
-        "--timeout", type=_seconds, metavar="TIME", help="end it after TIME (90, 15m, 2h): first SIGTERM, then SIGKILL"
+        "--timeout", type=seconds, metavar="TIME", help="end it after TIME (90, 15m, 2h): first SIGTERM, then SIGKILL"
     )
     run.add_argument(
         "--artifact",
@@ -208,11 +220,11 @@ def _run_verbs(verbs: Any) -> None:
     run.add_argument(
         "--output", metavar="DIR", default="artifacts", help="where artifacts go, as DIR/MACHINE/ (default: artifacts)"
     )
-    _common(run)
-    shell = _verb(verbs, "shell", "running:shell", "open a shell in a throwaway session", command="own")
+    add_common(run)
+    shell = add_verb(verbs, "shell", "running:shell", "open a shell in a throwaway session", command="own")
     shell.add_argument("machine", metavar="MACHINE", help="the name of one machine")
     _session_options(shell)
-    _common(shell)
+    add_common(shell)
 
 
 def _session_options(to: argparse.ArgumentParser) -> None:
@@ -265,9 +277,9 @@ def _session_options(to: argparse.ArgumentParser) -> None:
 
 
 def _store_verbs(verbs: Any) -> None:
-    session = _verb(verbs, "session", "", "look into sessions: list, shell, diff, keep, commit, remove")
+    session = add_verb(verbs, "session", "", "look into sessions: list, shell, diff, keep, commit, remove")
     below = session.add_subparsers(metavar="VERB", required=True, dest="session_verb")
-    _common(_verb(below, "list", "stored:session_list", "list the sessions"))
+    add_common(add_verb(below, "list", "stored:session_list", "list the sessions"))
     for name, summary, own in (
         ("shell", "open a shell in a kept session; its changes stay", "own"),
         ("diff", "list what a kept session added, changed, removed and replaced", ""),
@@ -275,7 +287,7 @@ def _store_verbs(verbs: Any) -> None:
         ("commit", 'make a kept session\'s changes a layer, for from = "layer:NAME" in definitions', ""),
         ("remove", "remove kept sessions", ""),
     ):
-        verb = _verb(below, name, f"stored:session_{name}", summary, command=own)
+        verb = add_verb(below, name, f"stored:session_{name}", summary, command=own)
         verb.add_argument(
             "session",
             metavar="SESSION",
@@ -294,44 +306,45 @@ def _store_verbs(verbs: Any) -> None:
                 metavar="USER",
                 help="the user of the shell (default: as the session was run)",
             )
-        _common(verb)
-    layer = _verb(verbs, "layer", "", "look into layers: list, show, verify, remove")
+        add_common(verb)
+    layer = add_verb(verbs, "layer", "", "look into layers: list, show, verify, remove")
     below = layer.add_subparsers(metavar="VERB", required=True, dest="layer_verb")
-    _common(_verb(below, "list", "stored:layer_list", "list the layers"))
+    add_common(add_verb(below, "list", "stored:layer_list", "list the layers"))
     for name, summary in (
         ("show", "say what a layer was made from, and its packages"),
         ("remove", "remove layers that nothing stands on"),
     ):
-        verb = _verb(below, name, f"stored:layer_{name}", summary)
+        verb = add_verb(below, name, f"stored:layer_{name}", summary)
         verb.add_argument(
             "layer",
             metavar="LAYER",
             help="its name, or four or more digits of its digest",
             nargs="+" if name == "remove" else None,
         )
-        _common(verb)
-    verify = _verb(
+        add_common(verb)
+    verify = add_verb(
         below, "verify", "stored:layer_verify", "compare layers, file by file, with what they were when made"
     )
     verify.add_argument(
         "layer", metavar="LAYER", nargs="*", default=["all"], help="names or digests, or all (default: all)"
     )
     verify.add_argument(
-        "-j", "--jobs", type=_count, metavar="N", help="layers at a time (default: by cores and memory)"
+        "-j", "--jobs", type=count, metavar="N", help="layers at a time (default: by cores and memory)"
     )
-    _common(verify)
-    gc = _verb(verbs, "gc", "stored:gc", "remove what nothing uses: layers, and the logs of old runs")
+    add_common(verify)
+    gc = add_verb(verbs, "gc", "stored:gc", "remove what nothing uses: layers, and the logs of old runs")
     gc.add_argument("--dry-run", action="store_true", help="only say what would be removed")
-    _common(gc)
+    add_common(gc)
 
 
-def _count(text: str) -> int:
+def count(text: str) -> int:
+    """A number of 1 or more."""
     if not text.isdecimal() or len(text) > 9 or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of 1 or more")
     return int(text)
 
 
-def _seconds(text: str) -> float:
+def seconds(text: str) -> float:
     """90, 1.5, 90s, 15m, 2h."""
     from roost.definition.checks import seconds_of
 

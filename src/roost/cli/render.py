@@ -15,6 +15,8 @@ from roost.events import (
     LayerOutput,
     LayerStarted,
     LayerStep,
+    MachineEnded,
+    MachineStarted,
     RunEnded,
     RunOutput,
     RunStarted,
@@ -101,11 +103,13 @@ class PlainMonitor(QuietMonitor):
             self._layer(event)
         elif isinstance(event, VerifyEnded):
             self._write([verify_text(event, style=self._style)])
-        elif isinstance(event, VerifyStarted):
+        elif isinstance(event, VerifyStarted | MachineStarted):
             pass
         elif isinstance(event, RunOutput):
             lines = self._lines.setdefault((event.machine, event.stream), Lines()).feed(event.data)
             self._prefixed(event.machine, lines)
+        elif isinstance(event, MachineEnded):
+            self._write([machine_text(event, style=self._style)])
         elif isinstance(event, RunStarted):
             self._write([f"{event.machine}: started"])
         elif isinstance(event, RunEnded):
@@ -210,6 +214,13 @@ def warning(message: str, machine: str = "", *, style: Style) -> str:
 def step_text(event: LayerStep) -> str:
     """``step 2 of 5: install packages``."""
     return f"step {event.number} of {event.total}: {clean(event.step)}"
+
+
+def machine_text(event: MachineEnded, *, style: Style) -> str:
+    """A line for a machine that was brought up or down."""
+    tone = {"failed": "bad", "unchanged": "dim"}.get(event.action, "good")
+    state = f", {event.state}" if event.state else ""
+    return f"{clean(event.machine)}: {style.paint(event.action, tone)}{state} after {duration(event.seconds)}"
 
 
 def verify_text(event: VerifyEnded, *, style: Style) -> str:

@@ -30,6 +30,7 @@ _WAIT_MOST = 86400.0  # seconds; epoll_wait(2) takes 24 days at most
 _BLOCKS = 16  # read at a time, so that a flood does not keep a deadline waiting
 _ENDED = struct.Struct("=8siiQQQQQ")  # roost-init.c: struct ended, after its tag
 STOP, KILL = 1, 2
+_NETWORK = 255  # roost-init.c: the network is there
 _HOST_FULL = "the host's disk was full before the session's limit: what the session wrote then is lost"
 _LOOK = 0.1  # seconds between two looks at a limited disk: what filled it may be removed again
 
@@ -73,8 +74,10 @@ class Running:
 
     def __init__(
         self, spec: Spec, *, group: cgroups.Group, limits: Limits, streams: Streams, disk: Disk | None, stop_fd: int | None,
+        connect: Callable[[int], None] | None = None,
     ) -> None:  # fmt: skip
         self._spec = spec
+        self._connect = connect
         self._group = group
         self._limits = limits
         self._streams = streams
@@ -85,6 +88,7 @@ class Running:
         self._messages = bytearray()
         self._report = b""
         self._failure = ""
+        self._hint = ""
         self._stopped = ""
         self._kill_at: float | None = None
         self._pid = 0
@@ -256,17 +260,34 @@ class Running:
 
     def _on_control(self) -> None:
         try:
-            packet = self._control.recv(4096, socket.MSG_DONTWAIT)
+            flags = socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
+            packet, ancillary, _, _ = self._control.recvmsg(4096, socket.CMSG_LEN(4), flags)
         except BlockingIOError:
             return
         except ConnectionResetError:  # killed with something of ours unread
-            packet = b""
+            packet, ancillary = b"", []
+        for _, _, data in ancillary:
+            self._make_network(int.from_bytes(data, sys.byteorder))
         if packet.startswith(b"X"):
             self._report = packet
         elif packet.startswith(b"E"):
             self._failure = packet[1:].decode(errors="replace")
         elif not packet and self._control in {key.fileobj for key in self._poller.get_map().values()}:
             self._poller.unregister(self._control)
+
+    def _make_network(self, fd: int) -> None:
+        """Puts a network into the namespace ``fd``, once: what comes later comes from whoever took roost-init over."""
+        connect, self._connect = self._connect, None
+        try:
+            if connect is not None:
+                connect(fd)
+                self._control.send(bytes([_NETWORK]))
+        except (Error, OSError) as e:
+            error = e if isinstance(e, Error) else of_os(e)
+            self._failure, self._hint = error.brief, error.hint
+            self._kill()
+        finally:
+            os.close(fd)
 
     def _on_stop(self) -> None:
         assert self._stop_fd is not None
@@ -325,6 +346,8 @@ class Running:
             return replace(plain, error=brief, hint=hint)
         if self._stopped or {"memory", "oom"}.intersection(reached):
             return replace(plain, signal=signal.SIGKILL)
+        if self._hint:
+            return replace(plain, error=self._failure, hint=self._hint)
         words = self._messages.decode(errors="replace").strip()
         return replace(plain, error=self._failure or words or f"systemd-nspawn: {runner.ending(status)}")
 
@@ -369,17 +392,18 @@ def _child(
 
 def execute(
     spec: Spec, *, name: str, filters: Sequence[bytes], limits: Limits, streams: Streams, disk: Disk | None = None,
-    stop_fd: int | None = None,
+    stop_fd: int | None = None, connect: Callable[[int], None] | None = None,
 ) -> Ended:  # fmt: skip
     """Runs ``spec`` to its end in a control group ``name``.
 
     Nothing is left behind, however this ends. ``stop_fd``: a byte 1 asks the command to end (SIGINT, and SIGKILL after
-    GRACE seconds), a byte 2 or the end of file kills it. ``disk`` is what limits the session's. Raises HostError when
-    no process could be started.
+    GRACE seconds), a byte 2 or the end of file kills it. ``disk`` is what limits the session's. ``connect`` is
+    given a descriptor of a private network's namespace, before the command starts. Raises HostError when no process could
+    be started.
     """
     group = cgroups.create(name, memory=limits.memory, cpus=limits.cpus, tasks=limits.tasks)
     try:
-        running = Running(spec, group=group, limits=limits, streams=streams, disk=disk, stop_fd=stop_fd)
+        running = Running(spec, group=group, limits=limits, streams=streams, disk=disk, stop_fd=stop_fd, connect=connect)
         began = time.monotonic()
         try:
             try:

@@ -42,6 +42,12 @@ def mount_all(spec: Spec) -> None:
     syscalls.mount("none", "/", flags=syscalls.MS_REC | syscalls.MS_PRIVATE)
     # first of all: process numbers of this pid namespace mean something else in another's /proc
     syscalls.mount("proc", "/proc", "proc", flags=syscalls.MS_NOSUID | syscalls.MS_NODEV | syscalls.MS_NOEXEC)
+    mount_tree(spec)
+    runner.die_with_parent()  # again: the kernel forgets it whenever a process's file system ids change (commit_creds)
+
+
+def mount_tree(spec: Spec) -> None:
+    """In a private mount namespace: mounts all that ``spec`` needs, and changes to its mount point."""
     syscalls.mount("roost", spec.mount_point, "tmpfs", options="mode=0755")
     os.chdir(spec.mount_point)
     names = lower_names(len(spec.layers))
@@ -62,7 +68,6 @@ def mount_all(spec: Spec) -> None:
     if spec.overlaid or spec.bound:
         _mount_given(spec)
     _make_mount_points(spec)
-    runner.die_with_parent()  # again: the kernel forgets it whenever a process's file system ids change (commit_creds)
 
 
 def _written(spec: Spec) -> str:
@@ -137,7 +142,7 @@ def _make_mount_points(spec: Spec) -> None:
     try:
         with acting_as(spec.base):
             _make_top(root)
-            if spec.network == "host" and not _is_there(root, "etc/resolv.conf"):
+            if spec.network != "none" and not _is_there(root, "etc/resolv.conf"):
                 wanted.append(("/etc/resolv.conf", False))
             for target, directory in wanted:
                 if not f"{target}/".startswith(elsewhere):
@@ -313,10 +318,12 @@ def _place_files(spec: Spec) -> None:
     name = spec.machine.encode()
     _write(
         "hosts",
-        b"127.0.0.1 localhost\n127.0.1.1 " + name + b"\n::1 localhost ip6-localhost ip6-loopback\n",
+        b"127.0.0.1 localhost\n127.0.1.1 " + name + b"\n::1 localhost ip6-localhost ip6-loopback\n" + spec.hosts,
         owner=spec.base,
         mode=0o644,
     )
+    if spec.network == "private":
+        _write("resolv.conf", spec.resolv_conf, owner=spec.base, mode=0o644)
     if not spec.provision:
         return
     os.mkdir("provision", 0o700)

@@ -6,21 +6,27 @@
  * program is bind-mounted into the container; it is static, hence runs in any tree, of any libc or none.
  *
  *   roost-init USER DIRECTORY TERMINAL CAPABILITIES COMMAND [ARGUMENT...]
+ *   roost-init --boot
+ *
+ * The second is PID 1 of a machine that boots: it fills /run with what it is given, as the machine's root, to whom nspawn's
+ * own directories there would not belong, and becomes the machine's init.
  *
  * USER is a name of the container's /etc/passwd or a number, DIRECTORY is empty for the user's home (or /), TERMINAL is 1 when
- * the standard streams are nspawn's console, else 0. CAPABILITIES is the bounding set that is left, as a hexadecimal mask.
+ * the standard streams are nspawn's console, else 0; 2 more when the network has to be made first. CAPABILITIES is the bounding set that is left, as a hexadecimal mask.
  *
  * The environment is what nspawn sets, and NAME=VALUE strings, each ended by a zero byte, in /run/roost-environment.
  *
  * Descriptors (passed by nspawn as LISTEN_FDS): 3 a SOCK_SEQPACKET socket to Roost; without a terminal also 4, 5, 6,
  * which become the command's standard streams, so that nspawn's own messages never mix with the command's output.
  *
- * To Roost: 'E' + text: the command could not be started, status follows. 'X' + struct ended: it ended; the last packet.
+ * To Roost: 'N' with a descriptor of the network namespace, first of all where TERMINAL says so; the answer is a byte NETWORK.
+ * 'E' + text: the command could not be started, status follows. 'X' + struct ended: it ended; the last packet.
  * From Roost: one byte: the number of a signal for every process in the container. End of file: Roost is gone, so stop.
  */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <ftw.h>
 #include <grp.h>
 #include <limits.h>
 #include <linux/capability.h>
@@ -43,7 +49,9 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { CONTROL = 3, STREAMS = 4, MAX_GROUPS = 256, LINE = 65536, LIST_MOST = 1 << 20, SETUP_FAILED = 125 };
+#define GIVEN "/run/roost-given" /* roost.boot.settings */
+
+enum { CONTROL = 3, STREAMS = 4, MAX_GROUPS = 256, LINE = 65536, LIST_MOST = 1 << 20, SETUP_FAILED = 125, NETWORK = 255 };
 
 struct ended { /* native byte order; roost.engine.execute unpacks it */
     int32_t status; /* as wait(2) has it */
@@ -336,6 +344,70 @@ static int supervise(pid_t child, int signals, uint64_t began) {
     }
 }
 
+/* Shows Roost the network namespace, and waits until it has put a network into it. */
+static int await_network(void) {
+    char tag[] = "N", space[CMSG_SPACE(sizeof(int))] = {0};
+    struct iovec data = {.iov_base = tag, .iov_len = 1};
+    struct msghdr message = {.msg_iov = &data, .msg_iovlen = 1, .msg_control = space, .msg_controllen = sizeof space};
+    struct cmsghdr *rights = CMSG_FIRSTHDR(&message);
+    unsigned char answer = 0;
+    int fd = open("/proc/self/ns/net", O_RDONLY | O_CLOEXEC);
+
+    rights->cmsg_level = SOL_SOCKET;
+    rights->cmsg_type = SCM_RIGHTS;
+    rights->cmsg_len = CMSG_LEN(sizeof fd);
+    memcpy(CMSG_DATA(rights), &fd, sizeof fd);
+    if (fd < 0 || sendmsg(CONTROL, &message, MSG_NOSIGNAL) < 0)
+        return -1;
+    close(fd);
+    return recv(CONTROL, &answer, 1, 0) == 1 && answer == NETWORK ? 0 : -1; /* anything else: an end is wanted */
+}
+
+static int copy_file(const char *from, const char *to, const struct stat *info) {
+    static char block[65536];
+    ssize_t n;
+    int in = open(from, O_RDONLY | O_CLOEXEC), out = open(to, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, info->st_mode & 0777);
+
+    if (in < 0 || out < 0)
+        return -1;
+    while ((n = read(in, block, sizeof block)) > 0)
+        if (write(out, block, (size_t) n) != n)
+            return -1;
+    close(in);
+    return n < 0 ? -1 : close(out);
+}
+
+/* Copies what is in `from`, which Roost has made, to the same places below /run, a file system that is new. */
+static int give(const char *path, const struct stat *info, int kind, struct FTW *at) {
+    char to[PATH_MAX], link[PATH_MAX];
+    ssize_t n;
+
+    snprintf(to, sizeof to, "/run%s", path + strlen(GIVEN));
+    (void) at;
+    if (kind == FTW_D)
+        return mkdir(to, 0755) < 0 && errno != EEXIST ? -1 : 0;
+    if (kind == FTW_SL || kind == FTW_SLN) {
+        if ((n = readlink(path, link, sizeof link - 1)) < 0)
+            return -1;
+        link[n] = 0;
+        return symlink(link, to);
+    }
+    return kind == FTW_F ? copy_file(path, to, info) : 0;
+}
+
+static int boot(void) {
+    static const char *const inits[] = {
+        "/usr/lib/systemd/systemd", "/lib/systemd/systemd", "/sbin/init", "/usr/sbin/init", "/etc/init", "/bin/init",
+    };
+    umask(022);
+    if (nftw(GIVEN, give, 16, FTW_PHYS) < 0 && errno != ENOENT) /* it boots all the same */
+        dprintf(STDERR_FILENO, "roost: /run is not filled: %s\n", strerror(errno));
+    for (size_t i = 0; i < sizeof inits / sizeof *inits; i++)
+        execl(inits[i], i < 2 ? "systemd" : "init", (char *) NULL);
+    dprintf(STDERR_FILENO, "roost: no init can be started: %s\n", strerror(errno));
+    return SETUP_FAILED;
+}
+
 int main(int argc, char **argv) {
     sigset_t all;
     uint64_t began;
@@ -347,16 +419,20 @@ int main(int argc, char **argv) {
         for (;;)
             pause();
     }
+    if (argc == 2 && strcmp(argv[1], "--boot") == 0)
+        return boot();
     if (argc < 6) {
         dprintf(STDERR_FILENO, "usage: roost-init USER DIRECTORY TERMINAL CAPABILITIES COMMAND [ARGUMENT...]\n");
         return SETUP_FAILED;
     }
-    terminal = argv[3][0] == '1';
+    terminal = (argv[3][0] - '0') & 1;
     sigfillset(&all);
     sigprocmask(SIG_SETMASK, &all, NULL);
     prctl(PR_SET_NAME, "roost-init");
     if (terminal) /* let go of the console, so that the command's own session can have it for job control */
         ioctl(STDIN_FILENO, TIOCNOTTY);
+    if ((argv[3][0] - '0') & 2 && await_network() < 0)
+        return SETUP_FAILED;
     if (hide_paths() < 0)
         return SETUP_FAILED;
     if (drop_capabilities(strtoull(argv[4], NULL, 16)) < 0) {

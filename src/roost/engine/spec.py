@@ -61,6 +61,7 @@ class Spec(Struct, frozen=True, kw_only=True):
     container's root, 0 for no user namespace; ``userns`` is a descriptor of one with that range, for mounts.
     ``tmpfs_tmp``: /tmp is a tmpfs and no part of the tree. ``mount_point`` is an existing host directory, used inside a
     private mount namespace only. ``init`` is the host path of roost-init.
+    ``resolv_conf`` is /etc/resolv.conf of a private network, ``hosts`` is added to /etc/hosts.
     ``capabilities`` is the bounding set of all that runs inside; with ``no_new_privileges`` no program gains any from
     its file (set-user-id and file capabilities), sudo among them.
     """
@@ -82,7 +83,9 @@ class Spec(Struct, frozen=True, kw_only=True):
     overlaid: tuple[Overlaid, ...] = ()
     bound: tuple[Bound, ...] = ()
     provision: dict[str, bytes] = {}
-    network: Literal["host", "none"] = "host"
+    network: Literal["host", "private", "none"] = "host"
+    resolv_conf: bytes = b""
+    hosts: bytes = b""
     terminal: bool = False
     volatile: bool = True
     tmpfs_tmp: bool = False
@@ -96,7 +99,7 @@ def escape(path: str) -> str:
 
 def filter_options(spec: Spec) -> tuple[str, ...]:
     """The options that nspawn's seccomp filters depend on; the others do not change them."""
-    options = ["--private-network"] if spec.network == "none" else []
+    options = [] if spec.network == "host" else ["--private-network"]
     if more := sorted(spec.capabilities - _RETAINED):
         options.append(f"--capability={','.join(more)}")
     return (*options, *(["--suppress-sync=yes"] if spec.suppress_sync else []))
@@ -107,7 +110,7 @@ def nspawn_argv(spec: Spec) -> tuple[str, ...]:
     here = spec.mount_point
     argv = ["systemd-nspawn", "--quiet", "--keep-unit", "--register=no", "--settings=no", f"--machine={spec.machine}"]
     argv += [f"--directory={here}/merged", "--link-journal=no", "--timezone=off"]
-    argv += ["--resolv-conf=" + ("off" if spec.network == "none" else "bind-host")]
+    argv += ["--resolv-conf=" + ("bind-host" if spec.network == "host" else "off")]
     argv += ["--console=" + ("interactive" if spec.terminal else "pipe")]
     if spec.base:
         argv += [f"--private-users={spec.base}:65536", "--private-users-ownership=off"]
@@ -115,10 +118,13 @@ def nspawn_argv(spec: Spec) -> tuple[str, ...]:
     argv.append(f"--bind-ro={escape(here)}/init:{INIT}")
     argv.append(f"--bind-ro={escape(here)}/environment:{ENVIRONMENT}")
     argv.append(f"--bind={escape(here)}/hosts:/etc/hosts")
+    if spec.network == "private":
+        argv.append(f"--bind={escape(here)}/resolv.conf:/etc/resolv.conf")
     if spec.provision:
         argv.append(f"--bind-ro={escape(here)}/provision:{PROVISION}")
     argv += [f"--bind={escape(here)}/o{n}:{escape(item.target)}" for n, item in enumerate(spec.overlaid)]
     for n, item in enumerate(spec.bound):
         argv.append(f"--bind{'-ro' if item.read_only else ''}={escape(here)}/b{n}:{escape(item.target)}")
-    terminal, bounds = "1" if spec.terminal else "0", f"{capabilities.mask(spec.capabilities):x}"
-    return (*argv, "--", INIT, spec.user, spec.chdir, terminal, bounds, *spec.command)
+    flags = str(spec.terminal + 2 * (spec.network == "private"))
+    bounds = f"{capabilities.mask(spec.capabilities):x}"
+    return (*argv, "--", INIT, spec.user, spec.chdir, flags, bounds, *spec.command)

@@ -21,7 +21,7 @@ from roost.structs import Struct
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import subprocess
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from typing import Any, NoReturn
 
 BLOCK = 65536
@@ -190,6 +190,22 @@ def _end(child: subprocess.Popen[bytes]) -> None:
         child.wait()
     if child.stdout is not None:
         child.stdout.close()
+
+
+def spawn(argv: Sequence[str], *, fds: Sequence[int] = (), output: int) -> int:
+    """Starts a program that outlives this process, in a session of its own; its pid.
+
+    ``fds`` stay open in it under their numbers; ``output`` takes what it prints. Raises HostError.
+    """
+    import subprocess
+
+    try:
+        return subprocess.Popen(
+            argv, env=child_env({}), cwd="/", start_new_session=True, pass_fds=fds, stdin=subprocess.DEVNULL, stdout=output,
+            stderr=output,
+        ).pid  # fmt: skip
+    except FileNotFoundError:
+        raise HostError(f"{argv[0]} is not installed", hint=f"apt install {argv[0]}") from None
 
 
 def fork(function: Callable[[], object], *, new_pid_namespace: bool = False) -> int:

@@ -1,0 +1,288 @@
+"""Brings machines up and down: from what the definition says now to units or supervisors, with as little change as needed."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+import uuid
+from typing import TYPE_CHECKING
+
+from msgspec import Struct, structs
+
+from roost.boot import sessions, wiring
+from roost.boot.changes import changes
+from roost.boot.record import BoundPath, Caps, Records, init_of
+from roost.boot.supervised import Supervised
+from roost.boot.units import Units, booted
+from roost.definition.model import BootTerms
+from roost.errors import BusyError, Error, HostError, StoreError, from_parts, to_parts
+from roost.host import files
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from roost.boot.changes import Change
+    from roost.boot.record import Booted
+    from roost.definition.model import Pool, Resolved
+    from roost.store import Store
+
+
+class Outcome(Struct, frozen=True, kw_only=True):
+    """What became of one machine.
+
+    ``action``: started, restarted, changed, unchanged, stopped, removed, failed. ``changes`` are in words, ``state`` is
+    the machine's own (running, degraded, ...), ``error`` has the parts of an error (brief, details, hint).
+    """
+
+    machine: str
+    action: str
+    changes: tuple[str, ...] = ()
+    state: str = ""
+    address: str = ""
+    seconds: float = 0.0
+    warnings: tuple[str, ...] = ()
+    error: tuple[str, ...] = ()
+
+    def raised(self) -> None:
+        """Raises the error that it holds."""
+        if self.error:
+            raise from_parts(list(self.error))
+
+
+class Status(Struct, frozen=True, kw_only=True):
+    """One machine as it is now. ``state``: down, starting, running, degraded, ... (systemd's words), or up.
+
+    ``since`` in seconds since the epoch; ``outdated`` says what the definition says otherwise.
+    """
+
+    machine: str
+    state: str
+    enabled: bool
+    since: float = 0.0
+    pid: int = 0
+    address: str = ""
+    address6: str = ""
+    interface: str = ""
+    ephemeral: bool = False
+    outdated: tuple[str, ...] = ()
+
+
+def host_of(store: Store) -> Units | Supervised:
+    """What this host starts machines by, found by looking."""
+    return Units(store) if booted() else Supervised(store)
+
+
+def record_of(
+    machine: Resolved, layers: tuple[str, ...], *, definition: str, pool: Pool, before: Booted | None, ephemeral: bool | None,
+    no_new_privileges: bool,
+) -> Booted:  # fmt: skip
+    """What the definition says of a machine now."""
+    from roost.boot.record import Booted
+
+    terms = machine.boot or BootTerms()
+    terms = structs.replace(
+        terms, hostname=terms.hostname or machine.name, ephemeral=terms.ephemeral if ephemeral is None else ephemeral
+    )
+    return Booted(
+        name=machine.name, definition=files.printable(definition), family=machine.family, layers=layers,
+        previous=before.previous if before else (), boot=terms, network=machine.boot_network, terms=machine.private_network,
+        pool=pool.pool, pool6=pool.pool6, private_users=machine.private_users, capabilities=machine.capabilities,
+        no_new_privileges=no_new_privileges and machine.no_new_privileges is True, environment=machine.environment,
+        binds=tuple(BoundPath(source=b.source, target=b.target, read_only=b.read_only) for b in machine.binds),
+        limits=Caps(memory=machine.memory, cpus=machine.cpus, tasks=machine.tasks),
+        firstboot=tuple((script.name, script.content) for script in machine.firstboot),
+        uuid=before.uuid if before else uuid.uuid4().hex,
+    )  # fmt: skip
+
+
+class Machines:
+    """The machines of a store that boot."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self.records = Records(store)
+        self.host = host_of(store)
+
+    def up(self, wanted: Booted, *, wait: bool = True, restart: bool = False, stop_fd: int | None = None) -> Outcome:
+        """Brings one machine to what ``wanted`` says. An error of it is in the outcome; nothing else is affected by it."""
+        began = time.monotonic()
+        try:
+            with self._alone(wanted.name):
+                outcome = self._up(wanted, wait=wait, restart=restart, stop_fd=stop_fd)
+        except Error as e:
+            outcome = Outcome(machine=wanted.name, action="failed", error=tuple(to_parts(e)))
+        return structs.replace(outcome, seconds=time.monotonic() - began)
+
+    def _alone(self, name: str) -> contextlib.AbstractContextManager[int]:
+        """Two at once for one machine: the second waits, and then finds it done."""
+        return files.locked(f"{self._store.run}/locks/boot-{name}")
+
+    def _up(self, wanted: Booted, *, wait: bool, restart: bool, stop_fd: int | None) -> Outcome:
+        name = wanted.name
+        before = self.records.find(name)
+        runs = self.is_up(name)
+        found = changes(before, wanted) if before else []
+        action = "unchanged" if runs else "started"
+        if before and before.layers != wanted.layers:
+            wanted = structs.replace(wanted, previous=before.layers)
+        if runs and (restart or not all(change.live for change in found)):
+            assert before is not None
+            self.host.stop(before)
+            action, runs = "restarted", False
+        if not runs:
+            self._prepare(wanted, before)
+        elif found:
+            action = "changed"
+        self.records.write(wanted)
+        if found or not runs or before is None:
+            self.host.install(wanted)
+        self._enable(wanted)
+        if runs:
+            self._apply(wanted, found)
+        else:
+            self.host.start(wanted)
+        if before is not None:
+            sessions.release(self._store, wanted, before.previous)
+        state = self.wait_ready(wanted, stop_fd=stop_fd) if wait else ""
+        return Outcome(
+            machine=name, action=action, changes=tuple(change.what for change in found), state=state, address=self.address(wanted)
+        )
+
+    def _prepare(self, wanted: Booted, before: Booted | None) -> None:
+        """Before a start: the session over the layers, and whatever the last start has left."""
+        if before is not None and before.boot.ephemeral != wanted.boot.ephemeral and before.boot.ephemeral:
+            self._store.discard(wanted.name)
+        sessions.ensure(self._store, wanted)
+
+    def _enable(self, wanted: Booted) -> None:
+        enabled = self.host.is_enabled(wanted.name)
+        if wanted.boot.enable and not enabled:
+            self.host.enable(wanted.name)
+
+    def _apply(self, wanted: Booted, found: Sequence[Change]) -> None:
+        """What a running machine takes over without a start."""
+        process = self.records.running(wanted.name)
+        leader = init_of(process.pid) if process else None
+        if leader is not None and any(change.what.startswith("network.") for change in found):
+            wiring.attach(self._store, wanted, leader)
+
+    def wait_ready(self, record: Booted, *, stop_fd: int | None = None) -> str:
+        """Waits until the machine's own init says that it is ready; its state. Raises HostError with its last words."""
+        from roost.boot import firstboot, inside
+
+        leader = self.leader(record.name)
+        try:
+            return inside.wait_ready(
+                leader, ready=record.boot.ready, timeout=record.boot.timeout, stop_fd=stop_fd,
+                firstboot=firstboot.UNIT if record.firstboot else "",
+            )  # fmt: skip
+        except HostError as e:
+            details = e.details or self.host.console(record.name)
+            raise HostError(e.brief, details=details, hint=e.hint or f"`roost logs {record.name}`") from None
+
+    def leader(self, name: str) -> object:
+        """The init of a machine that runs. Raises StoreError."""
+        from roost.boot import inside
+
+        process = self.records.running(name)
+        leader = inside.leader_of(process.pid) if process else None
+        if leader is None:
+            self.records.read(name)
+            raise StoreError(f"machine {name} is not up", hint=f"`roost up {name}`")
+        return leader
+
+    def is_up(self, name: str) -> bool:
+        """Whether a machine runs."""
+        return self.records.running(name) is not None
+
+    def address(self, record: Booted) -> str:
+        """The machine's own address, empty when its network is not private."""
+        if record.network != "private":
+            return ""
+        link = wiring.link_of(self._store, record)
+        return link.address.partition("/")[0] if link else ""
+
+    def down(self, name: str) -> Outcome:
+        """Ends a machine: orderly, and firmly when its time is over."""
+        began = time.monotonic()
+        try:
+            with self._alone(name):
+                record = self.records.read(name)
+                was = self.is_up(name) or self._store.is_alive(name)
+                if was:
+                    self.host.stop(record)
+                self.clear(record)
+        except Error as e:
+            return Outcome(machine=name, action="failed", error=tuple(to_parts(e)), seconds=time.monotonic() - began)
+        return Outcome(machine=name, action="stopped" if was else "unchanged", seconds=time.monotonic() - began)
+
+    def clear(self, record: Booted) -> None:
+        """After an end, however it came: what was only of the running machine."""
+        if self._store.is_alive(record.name):
+            return
+        link = wiring.known_link(self._store, record.name)
+        if link is not None:
+            wiring.detach(self._store, link)
+        self.records.end_run(record.name)
+        if record.boot.ephemeral:
+            self._store.discard(record.name)
+
+    def remove(self, name: str) -> Outcome:
+        """Forgets a machine that is down: its changes, units, address. Its layers stay until `roost gc`."""
+        try:
+            with self._alone(name):
+                record = self.records.read(name)
+                if self.is_up(name) or self._store.is_alive(name):
+                    raise BusyError(f"machine {name} is up", hint=f"`roost down {name}`")
+                self.clear(record)
+                if self.host.is_enabled(name):
+                    self.host.disable(name)
+                self.host.uninstall(name)
+                wiring.release(self._store, name)
+                with contextlib.suppress(StoreError):
+                    self._store.remove_session(name)
+                for layers in (record.layers, record.previous):
+                    self._store.unrefer(name, layers)
+                self.records.remove(name)
+                wiring.refresh_names(self._store)
+        except Error as e:
+            return Outcome(machine=name, action="failed", error=tuple(to_parts(e)))
+        return Outcome(machine=name, action="removed")
+
+    def status(self, name: str, *, outdated: tuple[str, ...] = ()) -> Status:
+        """One machine as it is now."""
+        from roost.boot import inside
+
+        record = self.records.read(name)
+        process = self.records.running(name)
+        link = wiring.known_link(self._store, name) if record.network == "private" else None
+        state = "down"
+        if process is not None:
+            with contextlib.suppress(Error, OSError):
+                state = inside.state(self.leader(name))
+        elif self._store.is_alive(name):
+            state = "starting"
+        return Status(
+            machine=name, state=state, enabled=self.host.is_enabled(name), since=process.since if process else 0.0,
+            pid=(init_of(process.pid) or 0) if process else 0, address=link.address.partition("/")[0] if link else "",
+            address6=link.address6.partition("/")[0] if link else "", interface=link.interface if link and process else "",
+            ephemeral=record.boot.ephemeral, outdated=outdated,
+        )  # fmt: skip
+
+    def rollback(self, name: str, *, stop_fd: int | None = None) -> Outcome:
+        """Puts a machine back over the layers that it had before its last update, and starts it again if it ran."""
+        record = self.records.read(name)
+        if not record.previous:
+            raise StoreError(f"machine {name} has no layers to go back to", hint="it was not updated, or went back already")
+        gone = [digest[:12] for digest in record.previous if not self._store.has(digest)]
+        if gone:
+            raise StoreError(f"the layers before the last update are gone: {' '.join(gone)}", hint="`roost up --update`")
+        wanted = structs.replace(record, layers=record.previous, previous=record.layers)
+        if self.is_up(name):
+            return self.up(wanted, stop_fd=stop_fd)
+        with self._alone(name):
+            self._prepare(wanted, record)
+            self.records.write(wanted)
+        return Outcome(machine=name, action="changed", changes=("layers changed",))
+
+

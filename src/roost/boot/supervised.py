@@ -1,0 +1,125 @@
+"""Machines on a host without systemd: a supervising process each (``roost.boot.supervise``)."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import signal
+import sys
+import time
+from typing import TYPE_CHECKING
+
+from roost.boot.record import Records
+from roost.errors import HostError, from_parts
+from roost.host import files, runner
+
+if TYPE_CHECKING:
+    from roost.boot.record import Booted
+    from roost.store import Store
+
+_SLACK = 10.0  # seconds beyond the machine's own time to end, until the supervisor itself is killed
+
+
+class Supervised:
+    """Starts and ends machines by their supervisors."""
+
+    systemd = False
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._records = Records(store)
+
+    def install(self, _record: Booted) -> list[str]:
+        """Nothing has to be written for it."""
+        return []
+
+    def uninstall(self, name: str) -> None:
+        """Nothing was written for it."""
+
+    def start(self, record: Booted) -> None:
+        """Starts a machine; returns when its init runs and its network is up. Raises the error of the start."""
+        name = record.name
+        self._records.make_run(name)
+        log = os.open(f"{self._records.directory}/{name}/console.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        reader, writer = os.pipe2(os.O_CLOEXEC)
+        try:
+            argv = [sys.executable, "-I", "-m", "roost.boot.supervise", self._store.given, name, str(writer)]
+            pid = runner.spawn(argv, fds=(writer,), output=log)
+            files.write_atomic(f"{self._records.run}/{name}/supervisor", str(pid).encode())
+        finally:
+            os.close(writer)
+            os.close(log)
+        try:
+            answer = _read(reader)
+        finally:
+            os.close(reader)
+        if answer is None:
+            raise HostError(f"{name} did not start: its supervisor ended", details=self.console(name), hint=f"`roost logs {name}`")
+        if answer:
+            raise from_parts(answer)
+
+    def stop(self, record: Booted) -> None:
+        """Asks a machine to end, and waits until it has; when its time is over it is killed."""
+        pid = self._supervisor(record.name)
+        if pid is None:
+            return
+        fd = os.pidfd_open(pid)
+        try:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(fd, signal.SIGTERM)
+            poller = select.poll()
+            poller.register(fd, select.POLLIN)
+            if not poller.poll((record.boot.stop_timeout + _SLACK) * 1000):
+                with contextlib.suppress(ProcessLookupError):
+                    signal.pidfd_send_signal(fd, signal.SIGKILL)
+                poller.poll(_SLACK * 1000)
+        finally:
+            os.close(fd)
+        deadline = time.monotonic() + _SLACK
+        while self._store.is_alive(record.name) and time.monotonic() < deadline:
+            time.sleep(0.01)  # the kernel is ending what it had started
+
+    def _supervisor(self, name: str) -> int | None:
+        """The supervisor's process id: the one that holds the machine's lock."""
+        if not self._store.is_alive(name):
+            return None
+        with contextlib.suppress(OSError, ValueError), open(f"{self._records.run}/{name}/supervisor", encoding="ascii") as stream:
+            pid = int(stream.read())
+            with open(f"/proc/{pid}/cmdline", "rb") as words:
+                if b"roost.boot.supervise" in words.read():
+                    return pid
+        return None
+
+    def is_enabled(self, name: str) -> bool:
+        """Whether ``roost up --enabled`` starts it."""
+        return os.path.exists(f"{self._records.directory}/{name}/enabled")
+
+    def enable(self, name: str) -> None:
+        """Lets ``roost up --enabled`` start it: without systemd the host's own start has to call that."""
+        with open(f"{self._records.directory}/{name}/enabled", "w", encoding="ascii"):
+            pass
+
+    def disable(self, name: str) -> None:
+        """The contrary of ``enable``."""
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(f"{self._records.directory}/{name}/enabled")
+
+    def console(self, name: str, *, lines: int = 20) -> str:
+        """The last lines of a machine's console."""
+        with contextlib.suppress(OSError), open(f"{self._records.directory}/{name}/console.log", "rb") as stream:
+            stream.seek(max(0, os.fstat(stream.fileno()).st_size - 16384))
+            text = stream.read().decode(errors="replace").replace("\r", "")
+            return "\n".join(text.rstrip().splitlines()[-lines:])
+        return ""
+
+
+def _read(fd: int) -> list[str] | None:
+    data = b""
+    while block := os.read(fd, 65536):
+        data += block
+    with contextlib.suppress(ValueError):
+        answer: list[str] = json.loads(data)
+        return answer
+    return None

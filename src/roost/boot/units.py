@@ -1,0 +1,176 @@
+"""Machines on a host with systemd: what is written for each, and systemctl(1), which starts and ends it.
+
+    /etc/systemd/nspawn/NAME.nspawn
+    /etc/systemd/system/systemd-nspawn@NAME.service.d/50-roost.conf
+    /var/lib/machines/NAME               an empty directory: machinectl knows names by it
+
+Limits and administration are systemd's: `systemctl`, `machinectl` and `journalctl` work on these machines as on any other.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import sys
+from typing import TYPE_CHECKING
+
+from roost.boot import start
+from roost.boot.enter import IMAGES
+from roost.boot.settings import nspawn_file, settings
+from roost.errors import BusyError, HostError, StoreError
+from roost.host import files, runner
+
+if TYPE_CHECKING:
+    from roost.boot.record import Booted
+    from roost.store import Store
+
+NSPAWN = "/etc/systemd/nspawn"
+SYSTEM = "/etc/systemd/system"
+_MARK = "# Written by `roost up`"
+_ENOUGH = 30.0  # seconds beyond a machine's own times
+
+
+class Units:
+    """Starts and ends machines by their units."""
+
+    systemd = True
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def install(self, record: Booted) -> list[str]:
+        """Writes a machine's files; those that changed. Raises StoreError when somebody else's are there."""
+        name = record.name
+        inside = start.inside_of(self._store, record)
+        found = settings(record, self._store.mount_point, inside, systemd=True)
+        texts = {
+            f"{NSPAWN}/{name}.nspawn": nspawn_file(found),
+            f"{SYSTEM}/{unit_of(name)}.d/50-roost.conf": drop_in(record, self._store.given),
+        }
+        changed = []
+        for path, text in texts.items():
+            os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
+            old = _read(path)
+            if old and not old.startswith(_MARK):
+                raise StoreError(f"{path} is there, and not Roost's", hint="move it away, or give the machine another name")
+            if old != text:
+                files.write_atomic(path, text.encode(), durable=True)
+                changed.append(path)
+        image = f"{IMAGES}/{name}"
+        with contextlib.suppress(FileExistsError):
+            os.makedirs(image, mode=0o700)
+        if os.listdir(image):
+            raise StoreError(f"{image} holds a machine that is not Roost's", hint=f"`machinectl remove {name}`, or another name")
+        if changed:
+            systemctl("daemon-reload")
+        return changed
+
+    def uninstall(self, name: str) -> None:
+        """Removes what ``install`` wrote."""
+        for path in (f"{NSPAWN}/{name}.nspawn", f"{SYSTEM}/{unit_of(name)}.d/50-roost.conf"):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
+        for directory in (f"{SYSTEM}/{unit_of(name)}.d", f"{IMAGES}/{name}"):
+            with contextlib.suppress(OSError):
+                os.rmdir(directory)
+        systemctl("daemon-reload")
+
+    def start(self, record: Booted) -> None:
+        """Starts the unit; returns when the machine's init runs and its network is up. Raises HostError."""
+        unit = unit_of(record.name)
+        systemctl("reset-failed", unit, check=False)
+        done = systemctl("start", unit, check=False, timeout=record.boot.timeout + _ENOUGH)
+        if done.status != 0:
+            raise HostError(
+                f"{record.name} did not start: {unit} failed",
+                details=self.console(record.name),
+                hint=f"`systemctl status {unit}` and `journalctl -u {unit}` say more",
+            )
+
+    def stop(self, record: Booted) -> None:
+        """Stops the unit: an orderly end first, a firm one when its time is over."""
+        timeout = record.boot.stop_timeout + _ENOUGH
+        done = systemctl("stop", unit_of(record.name), check=False, timeout=timeout)
+        if done.status != 0:
+            raise BusyError(f"{record.name} does not stop", details=done.output.decode(errors="replace"), hint="`systemctl kill -s KILL`")
+
+    def is_enabled(self, name: str) -> bool:
+        """Whether it comes up with the host."""
+        return systemctl("is-enabled", "--quiet", unit_of(name), check=False).status == 0
+
+    def enable(self, name: str) -> None:
+        """Lets it come up with the host."""
+        systemctl("enable", "--quiet", "machines.target", unit_of(name))
+
+    def disable(self, name: str) -> None:
+        """The contrary of ``enable``; machines.target stays, others may need it."""
+        systemctl("disable", "--quiet", unit_of(name))
+
+    def console(self, name: str, *, lines: int = 20) -> str:
+        """The last lines that the unit said."""
+        argv = ("journalctl", "--no-pager", "--quiet", "--output=cat", f"--lines={lines}", f"--unit={unit_of(name)}")
+        return runner.run(runner.Command(argv=argv, timeout=20)).output.decode(errors="replace").replace("\r", "").rstrip()
+
+
+def unit_of(name: str) -> str:
+    """The unit of a machine: systemd's own template."""
+    return f"systemd-nspawn@{name}.service"
+
+
+def systemctl(*words: str, check: bool = True, timeout: float = 60.0) -> runner.Finished:
+    """systemctl(1). Raises CommandError unless it succeeds or need not."""
+    done = runner.run(runner.Command(argv=("systemctl", *words), timeout=timeout))
+    return runner.check(done) if check else done
+
+
+def drop_in(record: Booted, state: str) -> str:
+    """50-roost.conf: what is different from systemd-nspawn@.service."""
+    program = f"{shlex.quote(sys.executable)} -I -m roost.boot.enter {shlex.quote(state)} {record.name}"
+    lines = [
+        f"{_MARK}, which replaces it: change the machine's definition instead.",
+        "[Unit]",
+        "After=network-online.target firewalld.service nftables.service NetworkManager.service systemd-networkd.service",
+        "Wants=network-online.target",
+        f"RequiresMountsFor={state or '/var/lib/roost'}",
+        "",
+        "[Service]",
+        "# mounts the layers and the machine's changes where only it sees them, then becomes systemd-nspawn",
+        "ExecStart=",
+        f"ExecStart={program}",
+        f"ExecStartPost={program} attach $MAINPID",
+        f"ExecStopPost={program} leave",
+        "# the locks of its session and of its id range",
+        "FileDescriptorStoreMax=4",
+        "Restart=on-failure",
+        f"TimeoutStopSec={record.boot.stop_timeout:g}",
+        *_limits(record),
+    ]
+    if record.boot.nested:
+        lines += ["DevicePolicy=auto"]
+    return "\n".join(lines) + "\n"
+
+
+def _limits(record: Booted) -> list[str]:
+    limits = record.limits
+    found = []
+    if limits.memory is not None:
+        found += [f"MemoryMax={limits.memory}", "MemorySwapMax=0"]
+    if limits.cpus is not None:
+        found.append(f"CPUQuota={limits.cpus * 100:g}%")
+    if limits.tasks is not None:
+        found.append(f"TasksMax={limits.tasks}")
+    return found
+
+
+def _read(path: str) -> str:
+    try:
+        with open(path, encoding="utf-8") as stream:
+            return stream.read()
+    except FileNotFoundError:
+        return ""
+
+
+def booted() -> bool:
+    """Whether systemd is this host's init (sd_booted(3))."""
+    return os.path.isdir("/run/systemd/system")

@@ -1,0 +1,107 @@
+"""A machine's network, as the start and the end of a machine need it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from typing import TYPE_CHECKING
+
+from roost.host import files
+from roost.network import Network
+
+if TYPE_CHECKING:
+    from roost.boot.record import Booted
+    from roost.network import Link
+    from roost.store import Store
+
+_HOSTS = """127.0.0.1 localhost
+127.0.1.1 {hostname}
+::1 localhost ip6-localhost ip6-loopback
+ff02::1 ip6-allnodes
+ff02::2 ip6-allrouters
+"""
+
+
+def network_of(store: Store) -> Network:
+    """The networks of a store."""
+    return Network(f"{store.state}/network", f"{store.run}/network")
+
+
+def link_of(store: Store, record: Booted) -> Link | None:
+    """The machine's link, allotted now when it has none yet; None when its network is not private. Raises HostError."""
+    if record.network != "private":
+        return None
+    return network_of(store).allot(record.name, record.terms, record.pool, record.pool6)
+
+
+def attach(store: Store, record: Booted, leader: int) -> None:
+    """Connects a machine whose init has the process id ``leader``. Raises HostError."""
+    link = link_of(store, record)
+    if link is None:
+        return
+    base = _base_of(leader)
+    fd = os.open(f"/proc/{leader}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        network_of(store).attach(link, record.terms, fd, base)
+    finally:
+        os.close(fd)
+    refresh_names(store)
+
+
+def detach(store: Store, link: Link) -> None:
+    """Takes everything of a machine's link from the host."""
+    network_of(store).detach(link)
+
+
+def refresh_names(store: Store) -> None:
+    """Lets every machine, and the host, know the names of all."""
+    directory = f"{store.state}/booted"
+    paths = {name: f"{directory}/{name}/hosts" for name in files.names_in(directory)}
+    network_of(store).refresh_hosts({name: path for name, path in paths.items() if os.path.exists(path)})
+
+
+def hosts_file(store: Store, record: Booted) -> str:
+    """The machine's /etc/hosts, made when missing; where it is. What the machine writes into it stays."""
+    path = f"{store.state}/booted/{record.name}/hosts"
+    with contextlib.suppress(FileExistsError), open(path, "x", encoding="utf-8") as stream:
+        stream.write(_HOSTS.format(hostname=record.boot.hostname))
+    os.chmod(path, 0o644)
+    if record.network == "private":
+        network_of(store).write_hosts(record.name, path)
+    return path
+
+
+def guest_files(store: Store, record: Booted) -> dict[str, bytes]:
+    """What the machine's own network managers read, below its /run."""
+    link = link_of(store, record)
+    return {} if link is None else network_of(store).guest_files(link)
+
+
+def resolv_conf(store: Store, record: Booted) -> bytes:
+    """The machine's /etc/resolv.conf."""
+    link = link_of(store, record)
+    if link is not None:
+        return network_of(store).resolv_conf(link)
+    if record.network == "none":
+        return b""
+    try:
+        with open("/etc/resolv.conf", "rb") as stream:
+            return stream.read(1 << 16)
+    except OSError:
+        return b""
+
+
+def _base_of(pid: int) -> int:
+    """The host's id of a process's root user."""
+    with open(f"/proc/{pid}/uid_map", encoding="ascii") as stream:
+        return int(stream.read().split()[1])
+
+
+def known_link(store: Store, name: str) -> Link | None:
+    """The link that a machine was allotted; None when it never was."""
+    return next((link for link in network_of(store).links() if link.machine == name), None)
+
+
+def release(store: Store, name: str) -> None:
+    """Gives a machine's address back to the pool."""
+    network_of(store).release(name)

@@ -1,0 +1,198 @@
+"""The part of the library that brings machines up and down, some at a time (see ``roost.boot`` for one of them)."""
+
+from __future__ import annotations
+
+import fnmatch
+from typing import TYPE_CHECKING, Any
+
+from roost.errors import DefinitionError, Error, Interrupted, StoreError, to_parts
+from roost.events import MachineEnded, MachineStarted
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from roost.boot.manage import Machines, Outcome, Status
+    from roost.boot.record import Booted
+    from roost.definition import Loaded
+    from roost.definition.model import Pool as AddressPool
+    from roost.definition.model import Resolved
+    from roost.plan import MachinePlan, Plan
+    from roost.store import Store
+
+_JOBS = 10  # machines at a time: they wait more than they work
+
+
+class Booting:
+    """What ``Manager`` does with machines that boot. It asks for root."""
+
+    definition: Loaded | None
+    store: Store
+    _watch: Any
+
+    if TYPE_CHECKING:
+
+        def prepare(self) -> list[str]: ...
+        def machines(self, patterns: Sequence[str] = ()) -> list[Resolved]: ...
+        def plan(self, patterns: Sequence[str] = ()) -> Plan: ...
+        def build(self, patterns: Sequence[str] = (), *, jobs: int | None = None, update: bool = False) -> Plan: ...
+        def no_new_privileges(self, item: MachinePlan) -> bool: ...
+
+    def up(
+        self, patterns: Sequence[str], *, wait: bool = True, ephemeral: bool | None = None, update: bool = False, restart: bool = False,
+        jobs: int | None = None,
+    ) -> list[Outcome]:  # fmt: skip
+        """Makes what is missing, boots the machines and waits until each is ready; one that runs is changed as needed.
+
+        ``ephemeral``: nothing of what a machine changes is kept (None: as the definition says). ``update``: layers are
+        made anew from today's packages. ``restart``: also what runs and is as it should be. What fails is in the outcomes.
+        """
+        plan = self.build(patterns, jobs=jobs, update=update)
+        records = self._boots().records
+        wanted = [
+            self._wanted(item, records.find(item.machine.name), ephemeral=ephemeral) for item in plan.machines
+        ]
+        if len({one.name for one in wanted}) < len(wanted):
+            raise DefinitionError("a machine is named twice", hint="name it once")
+
+        def work(record: Booted) -> Callable[[int], Outcome]:
+            return lambda stop: self._boots().up(record, wait=wait, restart=restart, stop_fd=stop)
+
+        return self._side_by_side({record.name: work(record) for record in wanted})
+
+    def _boots(self) -> Machines:
+        from roost.boot.manage import Machines  # most verbs boot nothing
+
+        return Machines(self.store)
+
+    def _wanted(self, item: MachinePlan, before: Booted | None, *, ephemeral: bool | None = None) -> Booted:
+        from roost.boot.manage import record_of
+
+        assert self.definition is not None
+        if ephemeral is None and before is not None and item.machine.boot is None:
+            ephemeral = before.boot.ephemeral
+        return record_of(
+            item.machine, item.layers, definition=self.definition.path, pool=self._pool(), before=before, ephemeral=ephemeral,
+            no_new_privileges=self.no_new_privileges(item),
+        )  # fmt: skip
+
+    def _pool(self) -> AddressPool:
+        assert self.definition is not None
+        return self.definition.definition.network
+
+    def down(self, patterns: Sequence[str] = ()) -> list[Outcome]:
+        """Ends machines, by the names of those that were brought up; orderly first, firmly when their time is over."""
+        names = self._booted(patterns)
+        return self._side_by_side({name: self._downer(name) for name in names})
+
+    def _downer(self, name: str) -> Callable[[int], Outcome]:
+        return lambda _stop: self._boots().down(name)
+
+    def restart(self, patterns: Sequence[str]) -> list[Outcome]:
+        """Starts machines again, with the layers and the settings of their records."""
+        records = self._boots().records
+
+        def work(record: Booted) -> Callable[[int], Outcome]:
+            return lambda stop: self._boots().up(record, restart=True, stop_fd=stop)
+
+        return self._side_by_side({name: work(records.read(name)) for name in self._booted(patterns)})
+
+    def rollback(self, machine: str) -> Outcome:
+        """Puts a machine back over the layers that it had before its last update. Raises StoreError."""
+        (name,) = self._booted([machine])
+        outcome = self._boots().rollback(name)
+        outcome.raised()
+        return outcome
+
+    def remove_machine(self, machine: str) -> None:
+        """Forgets a machine that is down: its changes, its units and its address. Raises StoreError or BusyError."""
+        (name,) = self._booted([machine])
+        self._boots().remove(name).raised()
+
+    def enable(self, patterns: Sequence[str], *, enabled: bool = True) -> list[str]:
+        """Lets machines come up with the host, or not; their names."""
+        host = self._boots().host
+        names = self._booted(patterns)
+        for name in names:
+            (host.enable if enabled else host.disable)(name)
+        return names
+
+    def enabled(self) -> list[str]:
+        """The machines that come up with the host."""
+        machines = self._boots()
+        return [name for name in machines.records.names() if machines.host.is_enabled(name)]
+
+    def status(self, patterns: Sequence[str] = ()) -> list[Status]:
+        """The machines that were brought up, as they are now; ``outdated`` where the definition says otherwise by now."""
+        from roost.boot.changes import changes
+
+        names = self._booted(patterns)
+        machines = self._boots()
+        plans = {}
+        if self.definition is not None:
+            known = [name for name in names if name in self.definition.machines]
+            plans = {item.machine.name: item for item in self.plan(known).machines} if known else {}
+        found = []
+        for name in names:
+            outdated: tuple[str, ...] = ()
+            record = machines.records.read(name)
+            if name in plans:
+                wanted = self._wanted(plans[name], record, ephemeral=record.boot.ephemeral)
+                outdated = tuple(change.what for change in changes(record, wanted))
+            found.append(machines.status(name, outdated=outdated))
+        return found
+
+    def _booted(self, patterns: Sequence[str]) -> list[str]:
+        """Names of machines that were brought up; none means all. Raises StoreError."""
+        self.prepare()
+        names = self._boots().records.names()
+        if not patterns:
+            return names
+        try:
+            return list(dict.fromkeys(name for pattern in patterns for name in select(pattern, names)))
+        except DefinitionError as e:
+            raise StoreError(f"{e.brief} that was brought up", hint=e.hint if names else "`roost up MACHINE`") from None
+
+    def _side_by_side(self, works: dict[str, Callable[[int], Outcome]]) -> list[Outcome]:
+        """The outcomes in the order of ``works``; each is done in a process of its own."""
+        import msgspec
+
+        from roost.boot.manage import Outcome
+        from roost.pool import Job, Pool
+
+        watch = self._watch
+
+        def job(name: str, work: Callable[[int], Outcome]) -> Job:
+            def run(monitor: Any, stop: int) -> Any:
+                monitor(MachineStarted(machine=name))
+                outcome = work(stop)
+                monitor(MachineEnded(machine=name, action=outcome.action, state=outcome.state, seconds=outcome.seconds))
+                return msgspec.to_builtins(outcome)
+
+            return Job(key=name, work=run)
+
+        pool = Pool(_JOBS, watch.monitor, stop=watch.stop, tick=watch.tick, interval=watch.interval)
+        done = pool.run([job(name, work) for name, work in works.items()])
+        if watch.stop is not None and watch.stop.level:
+            raise Interrupted("interrupted", hint="`roost status` says what is up; the same command goes on")
+        found = []
+        for name in works:
+            value, error = done[name].value, done[name].error or Error("it was not tried")
+            failed = Outcome(machine=name, action="failed", error=tuple(to_parts(error)))
+            found.append(failed if value is None else msgspec.convert(value, Outcome))
+        return found
+
+
+def select(pattern: str, names: list[str]) -> Iterator[str]:
+    """The names that a comma list of names and globs means. Raises DefinitionError for a part that means none."""
+    for word in pattern.split(","):
+        found = (
+            fnmatch.filter(names, word) if any(c in word for c in "*?[") else [name for name in names if name == word]
+        )
+        if not found:
+            import difflib
+
+            near = difflib.get_close_matches(word, names, 1)
+            kind = "no machine matches" if any(c in word for c in "*?[") else "there is no machine"
+            hint = f"did you mean {near[0]!r}?" if near else f"the definition has: {', '.join(names)}"
+            raise DefinitionError(f"{kind} {word!r}", hint=hint)
+        yield from found

@@ -1,0 +1,141 @@
+"""The verbs about machines that boot: up, down, restart, rollback, remove, status, enable, disable."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import roost
+from roost.cli.common import definition, definition_if_any, print_json, print_table, say, watched
+from roost.cli.table import Painted, duration
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Sequence
+
+    from roost.boot.manage import Outcome
+    from roost.cli.table import Cell
+
+_TONES = {"failed": "bad", "unchanged": "dim", "degraded": "warn", "down": "dim", "running": "good", "up": "good"}
+
+
+def up(options: argparse.Namespace) -> int:
+    """``roost up``: 0 when every machine is up and ready."""
+    with watched(options) as (watch, _):
+        manager = roost.Manager(definition(options), state=options.state, watch=watch)
+        names = [*options.machines]
+        if options.enabled:
+            names += manager.enabled()
+            if not names:
+                say("no machine is enabled: `roost enable MACHINE`")
+                return 0
+        outcomes = manager.up(
+            names, wait=not options.no_wait, ephemeral=True if options.ephemeral else None, update=options.update, jobs=options.jobs
+        )
+    return _told(outcomes, options)
+
+
+def down(options: argparse.Namespace) -> int:
+    """``roost down``: 0 when none of the machines runs any more."""
+    with watched(options) as (watch, _):
+        manager = roost.Manager(definition_if_any(options), state=options.state, watch=watch)
+        outcomes = manager.down(options.machines)
+        if options.remove:
+            for outcome in outcomes:
+                if outcome.action != "failed":
+                    manager.remove_machine(outcome.machine)
+                    say(f"{outcome.machine}: removed, with its changes and its address")
+    return _told(outcomes, options)
+
+
+def restart(options: argparse.Namespace) -> int:
+    """``roost restart``."""
+    with watched(options) as (watch, _):
+        manager = roost.Manager(definition_if_any(options), state=options.state, watch=watch)
+        outcomes = manager.restart(options.machines)
+    return _told(outcomes, options)
+
+
+def rollback(options: argparse.Namespace) -> int:
+    """``roost rollback``."""
+    manager = roost.Manager(definition_if_any(options), state=options.state)
+    return _told([manager.rollback(options.machine)], options)
+
+
+def enable(options: argparse.Namespace) -> int:
+    """``roost enable`` and ``roost disable``."""
+    manager = roost.Manager(definition_if_any(options), state=options.state)
+    from roost.boot.units import booted
+
+    enabled = options.verb_name == "enable"
+    for name in manager.enable(options.machines, enabled=enabled):
+        how = "comes up with the host" if enabled else "does not come up with the host any more"
+        say(f"{name}: {how}")
+    if enabled and not booted():
+        say("this host has no systemd: let its own start call `roost up --enabled`")
+    return 0
+
+
+def _told(outcomes: Sequence[Outcome], options: argparse.Namespace) -> int:
+    """Prints what became of the machines; the status of the command."""
+    failed = [outcome for outcome in outcomes if outcome.action == "failed"]
+    if options.json:
+        print_json(outcomes)
+        return 1 if failed else 0
+    rows: list[list[Cell]] = []
+    for outcome in outcomes:
+        state = outcome.state or ("down" if outcome.action == "stopped" else "")
+        rows.append(
+            [
+                outcome.machine,
+                Painted(outcome.action, _TONES.get(outcome.action, "good")),
+                Painted(state, _TONES.get(state, "warn")),
+                outcome.address,
+                duration(outcome.seconds),
+                "; ".join(outcome.changes),
+            ]
+        )
+    if not options.quiet:
+        headers = ["machine", "action", "state", "address", "time", "changes"]
+        kept = [number for number in range(6) if number in (0, 1) or any(_text(row[number]) for row in rows)]
+        print_table([headers[n] for n in kept], [[row[n] for n in kept] for row in rows], empty="no machine was brought up")
+    for outcome in failed:
+        _, brief, details, hint, *_ = outcome.error
+        say(f"\nerror: {outcome.machine}: {brief}")
+        for line in details.splitlines():
+            say(f"  {line}")
+        if hint:
+            say(f"hint: {hint}")
+    for outcome in outcomes:
+        for warning in outcome.warnings:
+            say(f"warning: {outcome.machine}: {warning}")
+    return 1 if failed else 0
+
+
+def _text(cell: Cell) -> str:
+    return cell.text if isinstance(cell, Painted) else str(cell)
+
+
+def status(options: argparse.Namespace) -> int:
+    """``roost status``: 0 when every machine that was asked for is up."""
+    manager = roost.Manager(definition_if_any(options), state=options.state)
+    found = manager.status(options.machines)
+    if options.json:
+        print_json(found)
+    else:
+        rows: list[list[Cell]] = []
+        for one in found:
+            notes = [
+                *(["ephemeral"] if one.ephemeral else []),
+                *([f"definition changed: {'; '.join(one.outdated)}"] if one.outdated else []),
+            ]
+            since = duration(time.time() - one.since) if one.since else ""
+            enabled = "with the host" if one.enabled else "by hand"
+            rows.append(
+                [one.machine, Painted(one.state, _TONES.get(one.state, "warn")), since, one.address, enabled, ", ".join(notes)]
+            )
+        headers = ["machine", "state", "for", "address", "starts", "notes"]
+        kept = [number for number in range(6) if number in (0, 1) or any(_text(row[number]) for row in rows)]
+        empty = "no machine was brought up: `roost up MACHINE`"
+        print_table([headers[n] for n in kept], [[row[n] for n in kept] for row in rows], empty=empty)
+    return 0 if not options.machines or all(one.state != "down" for one in found) else 1

@@ -1,0 +1,46 @@
+"""The verbs about machines that boot, as argparse sees them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from roost.cli.parser import add_common, add_verb, count
+
+if TYPE_CHECKING:
+    import argparse
+
+
+def add_verbs(verbs: Any) -> None:
+    """Adds them to the command line."""
+    up = add_verb(verbs, "up", "machines:up", "boot machines, making what is missing; change what the definition changed")
+    _machines(up, "names, comma lists or globs", needed=False)
+    up.add_argument("--ephemeral", action="store_true", help="throw away what the machine changes when it goes down")
+    up.add_argument("--update", action="store_true", help="make its layers anew from today's packages; `roost rollback` goes back")
+    up.add_argument("--no-wait", action="store_true", help="do not wait until the machine is ready")
+    up.add_argument("--enabled", action="store_true", help="those that come up with the host")
+    up.add_argument("-j", "--jobs", type=count, metavar="N", help="layers made at a time (default: by cores and memory)")
+    add_common(up)
+    down = add_verb(verbs, "down", "machines:down", "end machines: orderly, then firmly")
+    _machines(down, "machines that are up (default: all)", needed=False)
+    down.add_argument("--remove", action="store_true", help="forget them too: their changes, units and addresses")
+    add_common(down)
+    restart = add_verb(verbs, "restart", "machines:restart", "end machines and boot them again")
+    _machines(restart, "machines that were brought up")
+    add_common(restart)
+    rollback = add_verb(verbs, "rollback", "machines:rollback", "put a machine back over the layers before its last update")
+    rollback.add_argument("machine", metavar="MACHINE", help="a machine that was updated")
+    add_common(rollback)
+    status = add_verb(verbs, "status", "machines:status", "say how the machines are that were brought up")
+    _machines(status, "names, comma lists or globs (default: all)", needed=False)
+    add_common(status)
+    for name, summary in (
+        ("enable", "let machines come up with the host"),
+        ("disable", "do not let machines come up with the host any more"),
+    ):
+        verb = add_verb(verbs, name, "machines:enable", summary)
+        _machines(verb, "machines that were brought up")
+        add_common(verb)
+
+
+def _machines(to: argparse.ArgumentParser, text: str, *, needed: bool = True) -> None:
+    to.add_argument("machines", nargs="+" if needed else "*", metavar="MACHINES", help=text)
