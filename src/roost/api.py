@@ -197,7 +197,7 @@ class Manager(Booting):
         remembered = self.store.machines_path(self.definition.path)  # without it, gc would remove the layers
         inputs = {*self.definition.inputs, *names, remembered, *facts.inputs({base.distribution for base in bases})}
         machines = {
-            item.machine.name: ready.Ready(record=self._record(item), terms=terms_of(item.machine)) for item in new
+            item.machine.name: ready.Ready(record=self._record(item), terms=terms_of(item.machine, self._pool())) for item in new
         }
         ready.remember(self.store, self.definition.path, inputs, machines, read=self.definition.read)
 
@@ -293,7 +293,7 @@ class Manager(Booting):
         item = self.build([machine], verify=verify).machines[0]
         record = self._record(item)
         record.id = new_id(machine)
-        return Session(self.store, record, terms_of(item.machine))
+        return Session(self.store, record, terms_of(item.machine, self._pool()))
 
     def open_session(self, session: str) -> Session:
         """A kept session, opened again: a context manager. Raises StoreError."""
@@ -306,7 +306,7 @@ class Manager(Booting):
                 f"session {session} is in use and will be thrown away", hint="use `roost run --keep` to keep one"
             )
         machine = self.definition.machines.get(record.machine) if self.definition else None
-        return Session(self.store, record, terms_of(machine) if machine else Terms(environment=record.environment))
+        return Session(self.store, record, terms_of(machine, self._pool()) if machine else Terms(environment=record.environment))
 
     def run(
         self, machine: str, run: Run, *, keep: str = "never", jobs: int | None = None, verify: bool = False, **options: Any
@@ -320,7 +320,7 @@ class Manager(Booting):
             item = None if verify else self._ran.pop(machine, None)
             if item is None:
                 item = self.build([machine], jobs=jobs, verify=verify).machines[0]
-            result = run_once(self.store, self._record(item), terms_of(item.machine), run, keep=keep, **options)
+            result = run_once(self.store, self._record(item), terms_of(item.machine, self._pool()), run, keep=keep, **options)
             if not item.machine.base.from_layer:  # the name of a committed layer may mean another one by the next run
                 self._ran[machine] = item
             return result
@@ -385,7 +385,7 @@ class Manager(Booting):
                     tail=error.details if error else "",
                 )  # fmt: skip
                 continue
-            cells += cells_of(self._record(item), terms_of(item.machine), run, variants)
+            cells += cells_of(self._record(item), terms_of(item.machine, self._pool()), run, variants)
         matrix = Matrix(
             self.store, watch.monitor, jobs=jobs or default_jobs(), logs=logs, stop=watch.stop, tick=watch.tick,
             interval=watch.interval, **how,

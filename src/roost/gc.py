@@ -12,7 +12,7 @@ from roost.errors import StoreError
 from roost.host import files
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from roost.store import Store
 
@@ -68,6 +68,7 @@ def _used(
     for record in store.all_remembered():
         if record.definition not in gone:
             used.update(digest for chain in record.chains.values() for digest in chain)
+    used.update(digest for chain in booted_chains(store) for digest in chain)
     for digest in {*store.names().values(), *store.referred_to()}:
         if digest not in parents and store.has(digest):  # made since they were listed, or its record is damaged
             try:
@@ -76,6 +77,18 @@ def _used(
                 parents[digest] = tuple(parents)
         used.update((digest, *parents.get(digest, ())))
     return used
+
+
+def booted_chains(store: Store) -> Iterator[tuple[str, ...]]:
+    """The layers of the machines that boot: those that they stand on, and those that they may go back to."""
+    from roost.boot.record import Records
+
+    records = Records(store)
+    for name in records.names():
+        record = records.find(name)
+        if record is not None:
+            yield record.layers
+            yield record.previous
 
 
 def _old_results(store: Store, *, dry_run: bool) -> list[Removal]:

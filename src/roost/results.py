@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 
+from roost.errors import of_os
 from roost.structs import Struct, asdict
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from typing import Any
+    from typing import Any, Self
     from xml.etree.ElementTree import Element
 
 STATES = ("passed", "failed", "killed", "timed-out", "interrupted", "error", "skipped")
@@ -24,6 +25,29 @@ INTERRUPTED = 130
 
 LOG_END = 65536
 """How much of a log (bytes) goes into a JUnit file: CI servers keep these files whole, in memory."""
+
+
+class Log:
+    """A run's output on disk. That it cannot be written ends the log and not the run: ``problem`` says so."""
+
+    def __init__(self, path: str) -> None:
+        self._stream = open(path, "ab", buffering=0)  # noqa: SIM115  # closed below
+        self.problem = ""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stream.close()
+
+    def write(self, data: bytes) -> None:
+        """Adds all of it."""
+        rest = memoryview(b"" if self.problem else data)
+        try:
+            while rest:
+                rest = rest[self._stream.write(rest) or 0 :]
+        except OSError as e:
+            self.problem = of_os(OSError(e.errno, e.strerror, os.fsdecode(self._stream.name))).brief
 
 
 class Artifact(Struct, frozen=True, kw_only=True):

@@ -14,16 +14,16 @@ from roost.engine.launch import account, describe, mount_all
 from roost.engine.spec import MOUNT_POINTS, Bound, Limits, Overlaid, Spec
 from roost.errors import DefinitionError, Error, HostError, Interrupted, StoreError, of_os
 from roost.host import capabilities, files, runner
-from roost.results import Artifact, Result
+from roost.results import Artifact, Log, Result
 from roost.store import new_id
 from roost.structs import Struct, asdict, replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
-    from typing import Any, Self
+    from typing import Any, Literal, Self
 
-    from roost.definition.model import Resolved
+    from roost.definition.model import Pool, Resolved
     from roost.engine.execute import Ended
     from roost.host.ranges import Range
     from roost.records import SessionRecord
@@ -69,19 +69,26 @@ class Run(Struct, frozen=True, kw_only=True):
 
 
 class Terms(Struct, frozen=True, kw_only=True):
-    """A machine's standing terms for its sessions."""
+    """A machine's standing terms for its sessions. ``private``: those of its private network, see engine/private.py."""
 
     environment: dict[str, str] = {}
     binds: tuple[Bound, ...] = ()
     limits: Limits = Limits()
+    private: dict[str, Any] = {}
 
 
-def terms_of(machine: Resolved) -> Terms:
-    """Those of a definition's machine."""
+def terms_of(machine: Resolved, pool: Pool | None = None) -> Terms:
+    """Those of a definition's machine; ``pool`` is where its definition takes addresses from."""
+    private: dict[str, Any] = {}
+    if machine.network == "private":
+        import msgspec
+
+        own = msgspec.structs.asdict(machine.private_network)
+        private = {"network": own, "pool": pool.pool if pool else None, "pool6": pool.pool6 if pool else None}
     return Terms(
         environment=machine.environment,
         binds=tuple(Bound(source=b.source, target=b.target, read_only=b.read_only) for b in machine.binds),
-        limits=Limits(**{name: getattr(machine, name) for name in asdict(Limits())}),
+        limits=Limits(**{name: getattr(machine, name) for name in asdict(Limits())}), private=private,
     )  # fmt: skip
 
 
@@ -186,7 +193,7 @@ class Session:
             command=run.command, user=run.user, chdir=run.directory or (run.sources[0].target if run.sources else ""),
             env=environment, overlaid=tuple(overlaid), bound=(*self._terms.binds, *run.binds),
             base=self._range.base if self._range else 0, userns=self._range.userns if self._range else None,
-            network="none" if self.record.network == "none" else "host", terminal=terminal,
+            network=_mode(self.record.network), terminal=terminal,
             volatile=not self.record.kept, no_new_privileges=self.record.no_new_privileges,
             capabilities=capabilities.default(private_users=self.record.private_users) | set(self.record.capabilities), **more,
         )  # fmt: skip
@@ -214,7 +221,7 @@ class Session:
         began = time.time()
         tail = bytearray()
         with contextlib.ExitStack() as stack:
-            record = stack.enter_context(_Log(log)) if log else None
+            record = stack.enter_context(Log(log)) if log else None
 
             def output(stream: int, data: bytes) -> None:
                 tail.extend(data)
@@ -259,9 +266,15 @@ class Session:
         """Runs a specification in this session's control group."""
         name = self._store.group_of(self.record.id)
         programs = seccomp.filters(spec, directory=self._store.state, name=name)
-        return execute(
-            spec, name=name, filters=programs, limits=limits, streams=streams, disk=self._disk, stop_fd=stop_fd
-        )
+        with contextlib.ExitStack() as stack:
+            connect = None
+            if spec.network == "private":
+                from roost.engine.private import lent
+
+                spec, connect = stack.enter_context(lent(self._store, self.id, self._terms.private, spec))
+            return execute(
+                spec, name=name, filters=programs, limits=limits, streams=streams, disk=self._disk, stop_fd=stop_fd, connect=connect
+            )
 
     def inside(self, spec: Spec, function: Callable[[], Any], *, stop_fd: int | None = None) -> Any:
         """The value of ``function``, called in a child that has the session mounted as its working directory.
@@ -327,27 +340,9 @@ class Session:
         return before, after
 
 
-class _Log:
-    """A run's output on disk. That it cannot be written ends the log and not the run: ``problem`` says so."""
-
-    def __init__(self, path: str) -> None:
-        self._stream = open(path, "ab", buffering=0)  # noqa: SIM115  # closed below
-        self.problem = ""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stream.close()
-
-    def write(self, data: bytes) -> None:
-        """Adds all of it."""
-        rest = memoryview(b"" if self.problem else data)
-        try:
-            while rest:
-                rest = rest[self._stream.write(rest) or 0 :]
-        except OSError as e:
-            self.problem = of_os(OSError(e.errno, e.strerror, os.fsdecode(self._stream.name))).brief
+def _mode(word: str) -> Literal["host", "private", "none"]:
+    """The network of a record; what it cannot be is none."""
+    return "host" if word == "host" else "private" if word == "private" else "none"
 
 
 def caller() -> tuple[int, int]:

@@ -24,7 +24,7 @@ def record_of(machine: Booted) -> SessionRecord:
     targets = {bound.target for bound in machine.binds}
     return SessionRecord(
         id=machine.name, machine=machine.name, layers=machine.layers, family=machine.family, created=time.time(),
-        network="none" if machine.network == "none" else "host", private_users=machine.private_users,
+        network=machine.network, private_users=machine.private_users,
         capabilities=machine.capabilities, no_new_privileges=machine.no_new_privileges, environment=machine.environment,
         mount_points=tuple(sorted({*MOUNT_POINTS, *targets})), reason="boots", kept=not machine.boot.ephemeral,
     )  # fmt: skip

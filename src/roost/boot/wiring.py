@@ -24,7 +24,7 @@ ff02::2 ip6-allrouters
 
 def network_of(store: Store) -> Network:
     """The networks of a store."""
-    return Network(f"{store.state}/network", f"{store.run}/network")
+    return Network(f"{store.state}/network")
 
 
 def link_of(store: Store, record: Booted) -> Link | None:
@@ -39,10 +39,9 @@ def attach(store: Store, record: Booted, leader: int) -> None:
     link = link_of(store, record)
     if link is None:
         return
-    base = _base_of(leader)
     fd = os.open(f"/proc/{leader}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
     try:
-        network_of(store).attach(link, record.terms, fd, base)
+        network_of(store).attach(link, record.terms, fd)
     finally:
         os.close(fd)
     refresh_names(store)
@@ -89,12 +88,6 @@ def resolv_conf(store: Store, record: Booted) -> bytes:
             return stream.read(1 << 16)
     except OSError:
         return b""
-
-
-def _base_of(pid: int) -> int:
-    """The host's id of a process's root user."""
-    with open(f"/proc/{pid}/uid_map", encoding="ascii") as stream:
-        return int(stream.read().split()[1])
 
 
 def known_link(store: Store, name: str) -> Link | None:

@@ -1,0 +1,36 @@
+"""A private network for a run: an address and an interface, lent for as long as the session is open."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from roost.definition.model import NetworkTerms
+from roost.network import Network
+from roost.structs import replace
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from typing import Any
+
+    from roost.engine.spec import Spec
+    from roost.store import Store
+
+
+@contextlib.contextmanager
+def lent(store: Store, session: str, terms: dict[str, Any], spec: Spec) -> Iterator[tuple[Spec, Callable[[int], None]]]:
+    """The specification with its names, and what connects a network namespace (a descriptor). Raises HostError.
+
+    ``terms`` has the fields of a definition's ``network``, and of its pool.
+    """
+    network = Network(f"{store.state}/network")
+    own = msgspec.convert(terms.get("network", {}), NetworkTerms)
+    link = network.lend(session, own, terms.get("pool"), terms.get("pool6"))
+    try:
+        named = replace(spec, resolv_conf=network.resolv_conf(link), hosts=network.hosts_block())
+        yield named, lambda fd: network.attach(link, own, fd)
+    finally:
+        network.detach(link)
+        network.give_back(link)
