@@ -1,0 +1,1 @@
+"""Machines that boot: their start, and what is done in them while they run."""
