@@ -345,10 +345,11 @@ class _Hashers:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._wanted = kind is None
-        for _thread in self._threads:
+        for _thread in range(_THREADS):  # not as many as are known: an exception may come while one is being started
             self._queue.put(None)
-        for join in self._threads:
-            join()
+        if kind is None:
+            for join in self._threads:
+                join()
 
 
 # what is different

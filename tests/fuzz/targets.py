@@ -215,8 +215,8 @@ def records(data: bytes, place: Path) -> None:
     assert ready.find(store, str(definition), "one") is None
     with contextlib.suppress(seccomp._Other):
         seccomp._read(b"key", data)
-    execute._unpack((data + bytes(execute._ENDED.size))[: execute._ENDED.size])
-    msgspec.msgpack.encode(execute._unpack((data + bytes(execute._ENDED.size))[: execute._ENDED.size]))
+    execute.unpack((data + bytes(execute.ENDED.size))[: execute.ENDED.size])
+    msgspec.msgpack.encode(execute.unpack((data + bytes(execute.ENDED.size))[: execute.ENDED.size]))
 
 
 def host_apt(data: bytes, place: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 import roost
 from roost import ready
-from roost.engine.execute import _ENDED, _unpack
+from roost.engine.execute import ENDED, unpack
 from roost.engine.launch import account
 from roost.errors import StoreError
 from roost.plan import why
@@ -95,8 +95,8 @@ def test_a_damaged_memory_of_what_is_ready_is_none(at: int, store: Store, tmp_pa
     ("status", "code"), [(0, 0), (256, 1), (0xFF00, 255), (9, -9), (0x8B, -11), (0x7F, 0), (0x137F, 19), (-1, 255)]
 )
 def test_how_a_command_ended_is_something_that_can_be(status: int, code: int) -> None:
-    report = _ENDED.pack(b"X", status, 0, 1, 2, (1 << 64) - 1, 3, (1 << 64) - 1)
-    found = _unpack(report)
+    report = ENDED.pack(b"X", status, 0, 1, 2, (1 << 64) - 1, 3, (1 << 64) - 1)
+    found = unpack(report)
     assert found[0] == code
     assert msgspec.msgpack.encode([number << 10 for number in found[1:4]])
 

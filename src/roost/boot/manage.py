@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from roost.boot.changes import Change
+    from roost.boot.leader import Leader
     from roost.boot.record import Booted
     from roost.definition.model import Pool, Resolved
     from roost.store import Store
@@ -168,24 +169,40 @@ class Machines:
 
     def wait_ready(self, record: Booted, *, stop_fd: int | None = None) -> str:
         """Waits until the machine's own init says that it is ready; its state. Raises HostError with its last words."""
-        from roost.boot import firstboot, inside
+        from roost.boot import readiness
 
         leader = self.leader(record.name)
+        console = f"{self.records.directory}/{record.name}/console.log"
         try:
-            return inside.wait_ready(
-                leader, ready=record.boot.ready, timeout=record.boot.timeout, stop_fd=stop_fd,
-                firstboot=firstboot.UNIT if record.firstboot else "",
-            )  # fmt: skip
+            found = readiness.wait_ready(
+                leader, record.boot.ready, timeout=record.boot.timeout, stop_fd=stop_fd, console="" if self.host.systemd else console
+            )
         except HostError as e:
             details = e.details or self.host.console(record.name)
             raise HostError(e.brief, details=details, hint=e.hint or f"`roost logs {record.name}`") from None
+        if record.firstboot and not readiness.is_systemd(leader):
+            self._first_boot(record, leader, stop_fd)
+        return f"{found.state}: {' '.join(found.failed)}" if found.failed else found.state
 
-    def leader(self, name: str) -> object:
+    def _first_boot(self, record: Booted, leader: Leader, stop_fd: int | None) -> None:
+        """Runs what is to be run once, where no unit does it. Raises StepError."""
+        from roost.boot import firstboot
+        from roost.boot.inside import run_inside
+        from roost.engine.execute import Streams
+
+        said = bytearray()
+        streams = Streams(on_output=lambda _stream, data: said.extend(data), merged=True)
+        ended = run_inside(leader, firstboot.command(), streams=streams, stop_fd=stop_fd, directory="/")
+        if ended.status != 0:
+            details = "\n".join(said.decode(errors="replace").splitlines()[-15:])
+            raise HostError("a script of its first boot failed", details=details, hint="`roost restart` runs it again")
+
+    def leader(self, name: str) -> Leader:
         """The init of a machine that runs. Raises StoreError."""
-        from roost.boot import inside
+        from roost.boot.leader import leader_of
 
         process = self.records.running(name)
-        leader = inside.leader_of(process.pid) if process else None
+        leader = leader_of(process.pid) if process else None
         if leader is None:
             self.records.read(name)
             raise StoreError(f"machine {name} is not up", hint=f"`roost up {name}`")
@@ -251,7 +268,7 @@ class Machines:
 
     def status(self, name: str, *, outdated: tuple[str, ...] = ()) -> Status:
         """One machine as it is now."""
-        from roost.boot import inside
+        from roost.boot import readiness
 
         record = self.records.read(name)
         process = self.records.running(name)
@@ -259,7 +276,7 @@ class Machines:
         state = "down"
         if process is not None:
             with contextlib.suppress(Error, OSError):
-                state = inside.state(self.leader(name))
+                state = readiness.state(self.leader(name))
         elif self._store.is_alive(name):
             state = "starting"
         return Status(

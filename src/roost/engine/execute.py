@@ -28,7 +28,7 @@ GRACE = 5.0  # seconds between the polite signal and the kill
 _MESSAGES_KEPT = 16384
 _WAIT_MOST = 86400.0  # seconds; epoll_wait(2) takes 24 days at most
 _BLOCKS = 16  # read at a time, so that a flood does not keep a deadline waiting
-_ENDED = struct.Struct("=8siiQQQQQ")  # roost-init.c: struct ended, after its tag
+ENDED = struct.Struct("=8siiQQQQQ")  # roost-init.c: struct ended, after its tag
 STOP, KILL = 1, 2
 _NETWORK = 255  # roost-init.c: the network is there
 _HOST_FULL = "the host's disk was full before the session's limit: what the session wrote then is lost"
@@ -334,8 +334,8 @@ class Running:
         reached = [self._stopped] if self._stopped in ("time", "output") else []
         reached += [*cgroups.reached(self._group), *(("disk",) if self._disk_full else ())]
         plain = replace(plain, reached=tuple(reached))
-        if len(self._report) == _ENDED.size:
-            code, user, system, rss, inside = _unpack(self._report)
+        if len(self._report) == ENDED.size:
+            code, user, system, rss, inside = unpack(self._report)
             passed = moments.phases([self._forked, *self._child_moments, *inside, self._gone])
             return replace(
                 plain, status=None if self._failure or code < 0 else code, signal=max(0, -code), error=self._failure,
@@ -352,12 +352,12 @@ class Running:
         return replace(plain, error=self._failure or words or f"systemd-nspawn: {runner.ending(status)}")
 
 
-def _unpack(report: bytes) -> tuple[int, int, int, int, tuple[float, float]]:
-    """Exit code (negative: a signal), user and system time in microseconds, memory in KiB, when it began and ended.
+def unpack(report: bytes) -> tuple[int, int, int, int, tuple[float, float]]:
+    """What roost-init says: exit code (negative: a signal), user and system time in microseconds, memory in KiB, when it began and ended.
 
     The container's root may have forged it: what no command can have said is cut to what one can.
     """
-    _, status, _, user, system, rss, began, ended = _ENDED.unpack(report)
+    _, status, _, user, system, rss, began, ended = ENDED.unpack(report)
     number, core = status & 0x7F, status & 0x80
     code = -number if 0 < number < 0x7F and not status & ~(number | core) else status >> 8 & 0xFF
     return code, user, system, min(rss, 1 << 50), (began / 1e6, ended / 1e6)

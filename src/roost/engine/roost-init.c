@@ -19,9 +19,17 @@
  * Descriptors (passed by nspawn as LISTEN_FDS): 3 a SOCK_SEQPACKET socket to Roost; without a terminal also 4, 5, 6,
  * which become the command's standard streams, so that nspawn's own messages never mix with the command's output.
  *
+ * With --exec it is no PID 1: it starts a command in a machine that runs already, and stays outside to watch it.
+ *
+ *   roost-init --exec NAMESPACES NO_NEW_PRIVILEGES USER DIRECTORY TERMINAL CAPABILITIES COMMAND [ARGUMENT...]
+ *
+ * NAMESPACES are the flags of setns(2) as a hexadecimal mask, NO_NEW_PRIVILEGES and TERMINAL are 0 or 1. The environment is its
+ * own. Further descriptors: 7 a pidfd of the machine's init, 8 cgroup.kill of the group that it is in. To Roost, with TERMINAL:
+ * 'T' and, with SCM_RIGHTS, the master of a terminal that was made in the machine.
+ *
  * To Roost: 'N' with a descriptor of the network namespace, first of all where TERMINAL says so; the answer is a byte NETWORK.
  * 'E' + text: the command could not be started, status follows. 'X' + struct ended: it ended; the last packet.
- * From Roost: one byte: the number of a signal for every process in the container. End of file: Roost is gone, so stop.
+ * From Roost: one byte: the number of a signal for every process in the container (--exec: of the command's process group). End of file: Roost is gone, so stop.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -30,7 +38,10 @@
 #include <grp.h>
 #include <limits.h>
 #include <linux/capability.h>
+#include <linux/keyctl.h>
+#include <linux/magic.h>
 #include <poll.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdint.h>
@@ -45,13 +56,15 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/sysmacros.h>
+#include <sys/vfs.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
 #define GIVEN "/run/roost-given" /* roost.boot.settings */
 
-enum { CONTROL = 3, STREAMS = 4, MAX_GROUPS = 256, LINE = 65536, LIST_MOST = 1 << 20, SETUP_FAILED = 125, NETWORK = 255 };
+enum { CONTROL = 3, STREAMS = 4, PIDFD = 7, KILL_GROUP = 8, FIRST_UNUSED = 9, MAX_GROUPS = 256, LINE = 65536, LIST_MOST = 1 << 20, SETUP_FAILED = 125, NETWORK = 255 };
 
 struct ended { /* native byte order; roost.engine.execute unpacks it */
     int32_t status; /* as wait(2) has it */
@@ -230,15 +243,16 @@ static int read_environment(void) {
     return 0;
 }
 
-static void clean_environment(const struct account *a) {
+/* What the account says; with `given`, only where the environment does not say it already. */
+static void clean_environment(const struct account *a, int given) {
     const char *ours[] = {"LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "NOTIFY_SOCKET", "SYSTEMD_SECCOMP", NULL};
     for (const char **name = ours; *name; name++)
         unsetenv(*name);
-    setenv("HOME", a->home, 1);
-    setenv("USER", a->name, 1);
-    setenv("LOGNAME", a->name, 1);
+    setenv("HOME", a->home, !given);
+    setenv("USER", a->name, !given);
+    setenv("LOGNAME", a->name, !given);
     if (a->shell[0])
-        setenv("SHELL", a->shell, 1);
+        setenv("SHELL", a->shell, !given);
 }
 
 static int enter_directory(const char *directory, const struct account *a) {
@@ -247,9 +261,10 @@ static int enter_directory(const char *directory, const struct account *a) {
     return chdir(a->home) < 0 ? chdir("/") : 0;
 }
 
-/* In the child: becomes the command, or says why not and ends as a shell would. */
-static void become(char **argv, const char *user, const char *directory, int terminal) {
+/* In the child: becomes the command, or says why not and ends as a shell would. `entered`: the machine has another init. */
+static void become(char **argv, const char *user, const char *directory, int terminal, int entered) {
     static struct account account;
+    static char here[PATH_MAX];
     sigset_t none;
 
     for (int i = 1; i < NSIG; i++)
@@ -266,18 +281,26 @@ static void become(char **argv, const char *user, const char *directory, int ter
         tell("no user %s in the machine's /etc/passwd", user);
         _exit(SETUP_FAILED);
     }
-    clean_environment(&account);
-    if (read_environment() < 0) {
+    clean_environment(&account, entered);
+    if (!entered && read_environment() < 0) {
         tell("cannot read the environment: %s", strerror(errno));
         _exit(SETUP_FAILED);
     }
+    if (entered && terminal)
+        (void) !fchown(STDIN_FILENO, account.uid, (gid_t) -1); /* as login(1) does */
     if (setgroups((size_t) account.n_groups, account.groups) < 0 || setresgid(account.gid, account.gid, account.gid) < 0 ||
         setresuid(account.uid, account.uid, account.uid) < 0) {
         tell("cannot become user %s: %s", user, strerror(errno));
         _exit(SETUP_FAILED);
     }
+    if (entered) /* only now: the kernel forgets it whenever the user changes */
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
     if (enter_directory(directory, &account) < 0) {
         tell("cannot change to the directory %s: %s", directory, strerror(errno));
+        _exit(SETUP_FAILED);
+    }
+    if (entered && (!getcwd(here, sizeof here) || here[0] != '/')) { /* CVE-2024-21626: a way to a directory of the host */
+        tell("the directory %s is not in the machine", directory);
         _exit(SETUP_FAILED);
     }
     if (!terminal)
@@ -318,7 +341,16 @@ static int reap(pid_t child, int *status, struct rusage *used) {
     return 0;
 }
 
-static int supervise(pid_t child, int signals, uint64_t began) {
+/* Roost is gone: nothing that was started for it goes on. */
+static int abandon(pid_t child, int entered) {
+    if (entered) {
+        kill(-child, SIGKILL);
+        (void) !write(KILL_GROUP, "1", 1); /* us too */
+    }
+    return SETUP_FAILED; /* as PID 1 ends, so does everything else here */
+}
+
+static int supervise(pid_t child, int signals, uint64_t began, int entered) {
     struct pollfd watched[] = {{.fd = signals, .events = POLLIN}, {.fd = CONTROL, .events = POLLIN}};
     for (;;) {
         int status;
@@ -331,33 +363,38 @@ static int supervise(pid_t child, int signals, uint64_t began) {
             return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
         }
         if (poll(watched, 2, -1) < 0 && errno != EINTR)
-            return SETUP_FAILED;
+            return abandon(child, entered);
         if (watched[0].revents & POLLIN)
             (void) !read(signals, &info, sizeof info);
         if (watched[1].revents) {
             ssize_t n = recv(CONTROL, &signal_number, 1, MSG_DONTWAIT);
             if (n == 1)
-                kill(-1, signal_number);
+                kill(entered ? -child : -1, signal_number);
             else if (n == 0 || (errno != EAGAIN && errno != EINTR))
-                return SETUP_FAILED; /* Roost is gone: as PID 1 ends, so does everything else here */
+                return abandon(child, entered);
         }
     }
 }
 
+/* Gives Roost a descriptor. */
+static int show(char tag, int fd) {
+    union {
+        char room[CMSG_SPACE(sizeof(int))];
+        struct cmsghdr head;
+    } rights = {.head = {.cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS, .cmsg_len = CMSG_LEN(sizeof(int))}};
+    struct iovec what = {.iov_base = &tag, .iov_len = 1};
+    struct msghdr message = {.msg_iov = &what, .msg_iovlen = 1, .msg_control = &rights, .msg_controllen = sizeof rights};
+
+    memcpy(CMSG_DATA(&rights.head), &fd, sizeof fd);
+    return sendmsg(CONTROL, &message, MSG_NOSIGNAL) < 0 ? -1 : 0;
+}
+
 /* Shows Roost the network namespace, and waits until it has put a network into it. */
 static int await_network(void) {
-    char tag[] = "N", space[CMSG_SPACE(sizeof(int))] = {0};
-    struct iovec data = {.iov_base = tag, .iov_len = 1};
-    struct msghdr message = {.msg_iov = &data, .msg_iovlen = 1, .msg_control = space, .msg_controllen = sizeof space};
-    struct cmsghdr *rights = CMSG_FIRSTHDR(&message);
     unsigned char answer = 0;
     int fd = open("/proc/self/ns/net", O_RDONLY | O_CLOEXEC);
 
-    rights->cmsg_level = SOL_SOCKET;
-    rights->cmsg_type = SCM_RIGHTS;
-    rights->cmsg_len = CMSG_LEN(sizeof fd);
-    memcpy(CMSG_DATA(rights), &fd, sizeof fd);
-    if (fd < 0 || sendmsg(CONTROL, &message, MSG_NOSIGNAL) < 0)
+    if (fd < 0 || show('N', fd) < 0)
         return -1;
     close(fd);
     return recv(CONTROL, &answer, 1, 0) == 1 && answer == NETWORK ? 0 : -1; /* anything else: an end is wanted */
@@ -408,11 +445,117 @@ static int boot(void) {
     return SETUP_FAILED;
 }
 
-int main(int argc, char **argv) {
+/* Starts the command, and stays until it has ended. `entered`: in a machine that has another init. */
+static int start(char **argv, const char *user, const char *directory, int terminal, int entered) {
     sigset_t all;
     uint64_t began;
-    int signals, terminal;
+    int signals;
     pid_t child;
+
+    sigfillset(&all);
+    signals = signalfd(-1, &all, SFD_CLOEXEC | SFD_NONBLOCK);
+    began = now_usec();
+    child = signals < 0 ? -1 : fork();
+    if (child < 0) {
+        tell("cannot start a process: %s", strerror(errno));
+        return SETUP_FAILED;
+    }
+    if (child == 0) {
+        if (entered)
+            close(KILL_GROUP);
+        close(signals);
+        become(argv, user, directory, terminal, entered);
+    }
+    if (terminal && entered)
+        for (int i = 0; i < 3; i++)
+            close(i);
+    if (!terminal) /* the streams end when the command's last process has closed them, not when we end */
+        for (int i = STREAMS; i < STREAMS + 3; i++)
+            close(i);
+    return supervise(child, signals, began, entered);
+}
+
+/* Makes a terminal in the machine: Roost gets its master, and our standard streams are its other end. What has the path may be
+ * anything: only a terminal of the kernel's own file system for them will do. */
+static int make_terminal(void) {
+    struct stat about;
+    struct statfs system;
+    int locked = 0, slave;
+    int master = open("/dev/pts/ptmx", O_RDWR | O_NOCTTY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+
+    if (master < 0 || fstat(master, &about) < 0 || fstatfs(master, &system) < 0)
+        return -1;
+    errno = ENODEV;
+    if (!S_ISCHR(about.st_mode) || about.st_rdev != makedev(5, 2) || system.f_type != DEVPTS_SUPER_MAGIC)
+        return -1;
+    if (ioctl(master, TIOCSPTLCK, &locked) < 0 || (slave = ioctl(master, TIOCGPTPEER, O_RDWR | O_NOCTTY | O_CLOEXEC)) < 0)
+        return -1;
+    if (show('T', master) < 0)
+        return -1;
+    close(master);
+    for (int i = 0; i < 3; i++)
+        if (dup2(slave, i) < 0)
+            return -1;
+    close(slave);
+    return 0;
+}
+
+/* Joins the machine, with no more rights than its init has and with nothing else of the caller's. Nobody in the machine sees
+ * this process, which stays in the pid namespace that it was in. */
+static int enter(int namespaces, int no_new_privileges, uint64_t capabilities) {
+    struct rlimit files;
+
+    prctl(PR_SET_DUMPABLE, 0);
+    if (syscall(SYS_close_range, FIRST_UNUSED, ~0U, 0) < 0)
+        for (int fd = FIRST_UNUSED; fd < 1024; fd++)
+            close(fd);
+    syscall(SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, NULL); /* where a filter refuses it, it refuses the use of keys too */
+    umask(022);
+    if (getrlimit(RLIMIT_NOFILE, &files) == 0 && files.rlim_cur > 1024) { /* an init has raised its own: what it starts has this */
+        files.rlim_cur = 1024;
+        setrlimit(RLIMIT_NOFILE, &files);
+    }
+    if (setns(PIDFD, namespaces) < 0) {
+        tell("cannot join the machine: %s", strerror(errno));
+        return -1;
+    }
+    close(PIDFD);
+    if (setgroups(0, NULL) < 0 || setresgid(0, 0, 0) < 0 || setresuid(0, 0, 0) < 0 || chdir("/") < 0) {
+        tell("cannot become the machine's root: %s", strerror(errno));
+        return -1;
+    }
+    prctl(PR_SET_DUMPABLE, 0); /* again: it depends on the user */
+    if (drop_capabilities(capabilities) < 0 || (no_new_privileges && prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)) {
+        tell("cannot drop capabilities: %s", strerror(errno));
+        return -1;
+    }
+    return 0;
+}
+
+/* roost-init --exec: see the top. */
+static int exec_inside(int argc, char **argv) {
+    sigset_t all;
+    int terminal;
+
+    if (argc < 9)
+        return SETUP_FAILED;
+    terminal = argv[6][0] == '1';
+    sigfillset(&all);
+    sigprocmask(SIG_SETMASK, &all, NULL);
+    prctl(PR_SET_NAME, "roost-exec");
+    setsid();
+    if (enter((int) strtoul(argv[2], NULL, 16), argv[3][0] == '1', strtoull(argv[7], NULL, 16)) < 0)
+        return SETUP_FAILED;
+    if (terminal && make_terminal() < 0) {
+        tell("cannot make a terminal in the machine's /dev/pts: %s", strerror(errno));
+        return SETUP_FAILED;
+    }
+    return start(argv + 8, argv[4], argv[5], terminal, 1);
+}
+
+int main(int argc, char **argv) {
+    sigset_t all;
+    int terminal;
 
     if (argc == 2 && strcmp(argv[1], "--pause") == 0) { /* for reading nspawn's seccomp filters from outside */
         (void) !write(STDOUT_FILENO, "ready\n", 6);
@@ -421,6 +564,8 @@ int main(int argc, char **argv) {
     }
     if (argc == 2 && strcmp(argv[1], "--boot") == 0)
         return boot();
+    if (argc > 1 && strcmp(argv[1], "--exec") == 0)
+        return exec_inside(argc, argv);
     if (argc < 6) {
         dprintf(STDERR_FILENO, "usage: roost-init USER DIRECTORY TERMINAL CAPABILITIES COMMAND [ARGUMENT...]\n");
         return SETUP_FAILED;
@@ -439,17 +584,5 @@ int main(int argc, char **argv) {
         tell("cannot drop capabilities: %s", strerror(errno));
         return SETUP_FAILED;
     }
-    signals = signalfd(-1, &all, SFD_CLOEXEC | SFD_NONBLOCK);
-    began = now_usec();
-    child = signals < 0 ? -1 : fork();
-    if (child < 0) {
-        tell("cannot start a process: %s", strerror(errno));
-        return SETUP_FAILED;
-    }
-    if (child == 0)
-        become(argv + 5, argv[1], argv[2], terminal);
-    if (!terminal) /* the streams end when the command's last process has closed them, not when we end */
-        for (int i = STREAMS; i < STREAMS + 3; i++)
-            close(i);
-    return supervise(child, signals, began);
+    return start(argv + 5, argv[1], argv[2], terminal, 0);
 }

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 _WALL = 0x40000000  # wait4(2): __WALL, any kind of child or tracee
 _LIMIT = 64  # programs; nspawn 252 has five
 _LENGTH = struct.Struct("=I")
+_PATIENCE = 5  # seconds for a process to stop; one that waits for a disk does not
 
 
 def filters(spec: Spec, *, directory: str, name: str) -> list[bytes]:
@@ -68,6 +69,19 @@ def _read(key: bytes, packed: bytes) -> list[bytes]:
     if items[:1] != [key]:
         raise _Other
     return items[1:]
+
+
+def filters_of(pid: int) -> list[bytes]:
+    """The programs that a process runs under now, the oldest first; it is stopped for that moment.
+
+    Empty where the kernel cannot tell them, or when there are none. Raises HostError, also when it does not stop.
+    """
+    return [bytes.fromhex(text) for text in runner.in_child(lambda: _programs_soon(pid))]
+
+
+def _programs_soon(pid: int) -> list[str]:
+    signal.alarm(_PATIENCE)  # nothing handles it here: this process ends, and lets go of the other
+    return _programs(pid)
 
 
 def _nspawn() -> str:

@@ -14,6 +14,7 @@ import errno
 import os
 import time
 
+from roost.errors import HostError
 from roost.host import syscalls
 from roost.structs import Struct
 
@@ -98,6 +99,38 @@ def _own_groups(text: str = "") -> dict[str, str]:
         for controller in controllers.split(","):
             found[controller] = path.removesuffix(f"/{LEAF}") or "/"
     return found
+
+
+def below(text: str, name: str) -> Group:
+    """A new group ``name`` in those of an init, of which proc(5) says ``text``, for a process that shares its limits.
+
+    Of v1 there is none, only the init's own: in ``entered``, where they are not this process's. An init that is systemd
+    is in ``init.scope``, and its machine in what is above that. Raises HostError when it cannot be made.
+    """
+    theirs = {kind: path.removesuffix("/init.scope") or "/" for kind, path in _own_groups(text).items()}
+    own = _own_groups()
+    hierarchy = "unified" if os.path.isdir(f"{MOUNT}/unified") else ""
+    born = _make(hierarchy, theirs[""], name) if "" in theirs else ""
+    if born is None:
+        raise HostError(
+            "no control group can be made for a command in the machine", hint=f"is {MOUNT} read-only? see `roost doctor`"
+        )
+    entered = [
+        os.path.normpath(f"{MOUNT}/{kind.removeprefix('name=')}/{path}")
+        for kind, path in theirs.items()
+        if kind and path != own.get(kind)
+    ]
+    return Group(born=born, entered=tuple(entered))
+
+
+def kill(path: str) -> None:
+    """Kills all that is in one group of cgroup v2 (Linux 5.14), whoever forks meanwhile."""
+    _write_all(path, {"cgroup.kill": "1"})
+
+
+def is_populated(path: str) -> bool:
+    """Whether a process lives in one group of cgroup v2, or below it."""
+    return "populated 1" in " ".join(_words_of(f"{path}/cgroup.events"))
 
 
 def _make(hierarchy: str, own: str, name: str) -> str | None:

@@ -226,15 +226,16 @@ def fork(function: Callable[[], object], *, new_pid_namespace: bool = False) -> 
         os.close(own)
 
 
-def fork_into(function: Callable[[], object], cgroup: str) -> tuple[int, bool]:
-    """Like ``fork`` with a new pid namespace, in the control group whose directory is ``cgroup``, if that can be.
+def fork_into(function: Callable[[], object], cgroup: str, *, new_pid_namespace: bool = True) -> tuple[int, bool]:
+    """Like ``fork``, in the control group whose directory is ``cgroup``, if that can be.
 
     It needs cgroup v2, a kernel that knows clone3(2) and a process of one thread; says whether it was so.
     """
     if cgroup and len(os.listdir("/proc/self/task")) == 1:
         fd = os.open(cgroup, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            pid = syscalls.clone3(syscalls.CLONE_NEWPID | syscalls.CLONE_INTO_CGROUP, cgroup=fd)
+            flags = syscalls.CLONE_NEWPID if new_pid_namespace else 0
+            pid = syscalls.clone3(flags | syscalls.CLONE_INTO_CGROUP, cgroup=fd)
         except OSError:  # an old kernel, or a filter around us
             pass
         else:
@@ -243,7 +244,7 @@ def fork_into(function: Callable[[], object], cgroup: str) -> tuple[int, bool]:
             return pid, True
         finally:
             os.close(fd)
-    return fork(function, new_pid_namespace=True), False
+    return fork(function, new_pid_namespace=new_pid_namespace), False
 
 
 def _fork(function: Callable[[], object]) -> int:
