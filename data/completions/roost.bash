@@ -42,7 +42,7 @@ _roost() {
         'schema') options=''; kind=nothing ;;
         'list') options=''; kind=machines ;;
         'plan') options=''; kind=machines ;;
-        'doctor') options='--repair'; kind=nothing ;;
+        'doctor') options='--repair --apply'; kind=nothing ;;
         'build') options='-j --jobs --verify --keep-failed'; kind=machines ;;
         'run') options='--all --profile -j --jobs --matrix --fail-fast --timings --junit --verify -u --user -w --directory --source --bind --env --limit --keep --timeout --artifact --output --keep=always --keep=on-failure'; kind=machines ;;
         'shell') options='--verify -u --user -w --directory --source --bind --env --limit --keep --keep=always --keep=on-failure'; kind=machines ;;

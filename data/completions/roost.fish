@@ -54,6 +54,7 @@ complete -c roost -n __fish_use_subcommand -f -a plan -d 'say which layers would
 complete -c roost -n '__fish_seen_subcommand_from plan' -f -a '(_roost_machines)'
 complete -c roost -n __fish_use_subcommand -f -a doctor -d 'say what this host can do and what it lacks, with the remedy'
 complete -c roost -n '__fish_seen_subcommand_from doctor' -l repair -d 'clear what a crash or a power cut left in the store'
+complete -c roost -n '__fish_seen_subcommand_from doctor' -l apply -d 'install the SELinux module that allows what was refused to machines'
 complete -c roost -n __fish_use_subcommand -f -a build -d 'make the missing layers, independent ones side by side'
 complete -c roost -n '__fish_seen_subcommand_from build' -s j -l jobs -x -d 'layers made at a time (default: by cores and memory)'
 complete -c roost -n '__fish_seen_subcommand_from build' -l verify -d 'first compare the layers that are there with what they were when made'

@@ -187,6 +187,8 @@ def doctor(options: argparse.Namespace) -> int:
 
     if options.repair:
         return _repair(options)
+    if options.apply:
+        return _apply(options)
 
     checks = examine(roost.Manager(state=options.state).store)
     if options.json:
@@ -215,3 +217,27 @@ def _repair(options: argparse.Namespace) -> int:
                 print(f"\n{item.kind} {item.name}: {item.remedy}")
         sys.stdout.flush()
     return 1 if any(item.state == "stays" for item in found) else 0
+
+
+def _apply(options: argparse.Namespace) -> int:
+    """Shows the SELinux module that is needed, and installs it."""
+    import os
+
+    from roost.errors import HostError
+    from roost.host import selinux
+
+    if os.geteuid() != 0:
+        raise HostError("this needs root: the audit log is root's alone", hint="run it with sudo")
+    found = selinux.find()
+    if options.json:
+        print_json({"selinux": found.state, "module": found.module})
+    elif found.module:
+        print(found.module, end="")
+        sys.stdout.flush()
+    if found.module:
+        selinux.install(found.module)
+        say(f"installed the SELinux module {selinux.MODULE}; `semodule -r {selinux.MODULE}` removes it")
+    else:
+        refused = "it refused nothing to machines that is not allowed by now"
+        say("SELinux is off: nothing to do" if found.state == "disabled" else f"SELinux is {found.state}: {refused}")
+    return 0

@@ -167,7 +167,11 @@ def _definition_verbs(verbs: Any) -> None:
         verb.add_argument("machines", nargs="*", metavar="MACHINES", help="names, comma lists or globs (default: all)")
         add_common(verb)
     doctor = add_verb(verbs, "doctor", "commands:doctor", "say what this host can do and what it lacks, with the remedy")
-    doctor.add_argument("--repair", action="store_true", help="clear what a crash or a power cut left in the store")
+    what = doctor.add_mutually_exclusive_group()
+    what.add_argument("--repair", action="store_true", help="clear what a crash or a power cut left in the store")
+    what.add_argument(
+        "--apply", action="store_true", help="install the SELinux module that allows what was refused to machines"
+    )
     add_common(doctor)
     build = add_verb(verbs, "build", "commands:build", "make the missing layers, independent ones side by side")
     build.add_argument("machines", nargs="*", metavar="MACHINES", help="names, comma lists or globs (default: all)")
