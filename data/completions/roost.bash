@@ -37,7 +37,7 @@ _roost() {
     case $verb in
         '') words='init schema list plan doctor build run shell session layer gc' ;;
         session) words='list shell diff keep commit remove' ;;
-        layer) words='list show remove verify' ;;
+        layer) words='list show remove verify check' ;;
         'init') options='--force'; kind=files ;;
         'schema') options=''; kind=nothing ;;
         'list') options=''; kind=machines ;;
@@ -56,6 +56,7 @@ _roost() {
         'layer show') options=''; kind=layers ;;
         'layer remove') options=''; kind=layers ;;
         'layer verify') options='-j --jobs'; kind=layers ;;
+        'layer check') options='--run'; kind=nothing ;;
         'gc') options='--dry-run'; kind=nothing ;;
     esac
     case $prev in
