@@ -19,7 +19,7 @@ from roost.distro import recipe as recipe_of
 from roost.engine import seccomp
 from roost.engine.execute import Streams, execute
 from roost.engine.spec import MOUNT_POINTS, PROVISION, Bound, Limits, Overlaid, Spec
-from roost.errors import Error, NetworkDown, StepError, StoreError, of_os
+from roost.errors import DefinitionError, Error, NetworkDown, StepError, StoreError, of_os
 from roost.events import LayerEnded, LayerOutput, LayerStarted, LayerStep
 from roost.host import files, runner, syscalls
 from roost.pool import Job, Pool
@@ -80,11 +80,18 @@ class Builder:
         parents = _parents(plan)
         bases = {p.layers[0]: p.machine.base for p in plan.machines if p.layers}
         jobs = []
+        refused: dict[str, Error] = {}
         for layer in wanted:
-            maker = LayerMaker(self._store, layer, parents[layer.digest], bases, keep_failed=self._keep_failed)
-            jobs.append(
-                Job(key=layer.digest, work=maker.make, after=(layer.parent,) if layer.parent in digests else ())
-            )
+            if layer.parent in refused:
+                refused[layer.digest] = refused[layer.parent]
+                continue
+            after = (layer.parent,) if layer.parent in digests else ()
+            try:
+                maker = LayerMaker(self._store, layer, parents[layer.digest], bases, keep_failed=self._keep_failed)
+            except DefinitionError as e:  # its family makes no layers yet; those of others are made all the same
+                refused[layer.digest] = DefinitionError(f"{layer.name}: {e.brief}", details=e.details, hint=e.hint)
+                continue
+            jobs.append(Job(key=layer.digest, work=maker.make, after=after))
         pool = Pool(
             self._jobs, self._monitor, stop=self._stop, tick=self._tick, interval=self._interval, polite=False,
         )  # fmt: skip
@@ -93,7 +100,12 @@ class Builder:
         for digest, outcome in done.items():
             if outcome.skipped:
                 self._monitor(LayerEnded(layer=digest, name=names[digest], outcome="skipped", seconds=0.0))
-        return {digest: outcome.error for digest, outcome in done.items() if outcome.error is not None}
+        first = {
+            layer.digest: refused[layer.digest]
+            for layer in wanted
+            if layer.digest in refused and layer.parent not in refused
+        }
+        return {**first, **{digest: outcome.error for digest, outcome in done.items() if outcome.error is not None}}
 
 
 def _parents(plan: Plan) -> dict[str, tuple[str, ...]]:

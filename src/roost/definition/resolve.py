@@ -287,6 +287,8 @@ def _base(machine: _Layered, world: _World) -> tuple[Base, str]:
         return Base(), ""
     release = _release(machine, name, facts)
     components = machine.get("components")
+    if components and not facts.components:
+        machine.where("components").wrong(f"{name} has no components: leave the key out")
     keyring = machine.part.keyring or machine.below.keyring or ("", "")
     check = machine.get("check_valid_until")
     return Base(
@@ -315,6 +317,8 @@ def _from_layer(machine: _Layered, source: str) -> Base:
 
 def _release(machine: _Layered, name: str, facts: DistributionFacts) -> str:
     release = machine.text("release")
+    if not release and len(facts.releases) == 1 and not machine.told("release"):
+        return facts.releases[0]
     if not release:
         if not machine.told("release"):
             machine.place.wrong(f"release is missing: {name} has {', '.join(facts.releases)}")
@@ -339,7 +343,9 @@ def _architecture(machine: _Layered, name: str, release: str, facts: Distributio
 def _choice(machine: _Layered, key: str, known: list[str], default: str) -> str:
     value = machine.text(key)
     if value and value not in known:
-        near = machine.place.did_you_mean(value, known) or f", one of {', '.join(known)}"
+        near = machine.place.did_you_mean(value, known) or (
+            f", one of {', '.join(known)}" if known else ": it has none"
+        )
         machine.where(key, "distribution").wrong(f"unknown {key} '{value}'{near}")
     return value or default
 
