@@ -35,7 +35,7 @@ _roost() {
         return
     fi
     case $verb in
-        '') words='init schema list plan doctor build run shell session layer gc' ;;
+        '') words='init schema list plan doctor build run shell session layer gc up down restart rollback status enable disable' ;;
         session) words='list shell diff keep commit remove' ;;
         layer) words='list show remove verify check' ;;
         'init') options='--force'; kind=files ;;
@@ -58,6 +58,13 @@ _roost() {
         'layer verify') options='-j --jobs'; kind=layers ;;
         'layer check') options='--run'; kind=nothing ;;
         'gc') options='--dry-run'; kind=nothing ;;
+        'up') options='--ephemeral --update --no-wait --enabled -j --jobs'; kind=machines ;;
+        'down') options='--remove'; kind=machines ;;
+        'restart') options=''; kind=machines ;;
+        'rollback') options=''; kind=machines ;;
+        'status') options=''; kind=machines ;;
+        'enable') options=''; kind=machines ;;
+        'disable') options=''; kind=machines ;;
     esac
     case $prev in
             -f|--file|--junit|--bind) kind=files ;;
