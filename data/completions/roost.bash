@@ -35,14 +35,14 @@ _roost() {
         return
     fi
     case $verb in
-        '') words='init schema list plan doctor build run shell session layer gc' ;;
+        '') words='init schema list plan doctor build run shell session layer gc up down restart rollback status enable disable' ;;
         session) words='list shell diff keep commit remove' ;;
-        layer) words='list show remove verify' ;;
+        layer) words='list show remove verify check' ;;
         'init') options='--force'; kind=files ;;
         'schema') options=''; kind=nothing ;;
         'list') options=''; kind=machines ;;
         'plan') options=''; kind=machines ;;
-        'doctor') options='--repair'; kind=nothing ;;
+        'doctor') options='--repair --apply'; kind=nothing ;;
         'build') options='-j --jobs --verify --keep-failed'; kind=machines ;;
         'run') options='--all --profile -j --jobs --matrix --fail-fast --timings --junit --verify -u --user -w --directory --source --bind --env --limit --keep --timeout --artifact --output --keep=always --keep=on-failure'; kind=machines ;;
         'shell') options='--verify -u --user -w --directory --source --bind --env --limit --keep --keep=always --keep=on-failure'; kind=machines ;;
@@ -56,7 +56,15 @@ _roost() {
         'layer show') options=''; kind=layers ;;
         'layer remove') options=''; kind=layers ;;
         'layer verify') options='-j --jobs'; kind=layers ;;
+        'layer check') options='--run'; kind=nothing ;;
         'gc') options='--dry-run'; kind=nothing ;;
+        'up') options='--ephemeral --update --no-wait --enabled -j --jobs'; kind=machines ;;
+        'down') options='--remove'; kind=machines ;;
+        'restart') options=''; kind=machines ;;
+        'rollback') options=''; kind=machines ;;
+        'status') options=''; kind=machines ;;
+        'enable') options=''; kind=machines ;;
+        'disable') options=''; kind=machines ;;
     esac
     case $prev in
             -f|--file|--junit|--bind) kind=files ;;

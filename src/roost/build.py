@@ -16,10 +16,11 @@ from msgspec import Struct
 
 from roost.distro import family as family_of
 from roost.distro import recipe as recipe_of
+from roost.distro.recipe import Origin
 from roost.engine import seccomp
 from roost.engine.execute import Streams, execute
 from roost.engine.spec import MOUNT_POINTS, PROVISION, Bound, Limits, Overlaid, Spec
-from roost.errors import Error, NetworkDown, StepError, StoreError, of_os
+from roost.errors import DefinitionError, Error, NetworkDown, StepError, StoreError, of_os
 from roost.events import LayerEnded, LayerOutput, LayerStarted, LayerStep
 from roost.host import files, runner, syscalls
 from roost.pool import Job, Pool
@@ -80,11 +81,18 @@ class Builder:
         parents = _parents(plan)
         bases = {p.layers[0]: p.machine.base for p in plan.machines if p.layers}
         jobs = []
+        refused: dict[str, Error] = {}
         for layer in wanted:
-            maker = LayerMaker(self._store, layer, parents[layer.digest], bases, keep_failed=self._keep_failed)
-            jobs.append(
-                Job(key=layer.digest, work=maker.make, after=(layer.parent,) if layer.parent in digests else ())
-            )
+            if layer.parent in refused:
+                refused[layer.digest] = refused[layer.parent]
+                continue
+            after = (layer.parent,) if layer.parent in digests else ()
+            try:
+                maker = LayerMaker(self._store, layer, parents[layer.digest], bases, keep_failed=self._keep_failed)
+            except DefinitionError as e:  # its family makes no layers yet; those of others are made all the same
+                refused[layer.digest] = DefinitionError(f"{layer.name}: {e.brief}", details=e.details, hint=e.hint)
+                continue
+            jobs.append(Job(key=layer.digest, work=maker.make, after=after))
         pool = Pool(
             self._jobs, self._monitor, stop=self._stop, tick=self._tick, interval=self._interval, polite=False,
         )  # fmt: skip
@@ -93,7 +101,12 @@ class Builder:
         for digest, outcome in done.items():
             if outcome.skipped:
                 self._monitor(LayerEnded(layer=digest, name=names[digest], outcome="skipped", seconds=0.0))
-        return {digest: outcome.error for digest, outcome in done.items() if outcome.error is not None}
+        first = {
+            layer.digest: refused[layer.digest]
+            for layer in wanted
+            if layer.digest in refused and layer.parent not in refused
+        }
+        return {**first, **{digest: outcome.error for digest, outcome in done.items() if outcome.error is not None}}
 
 
 def _parents(plan: Plan) -> dict[str, tuple[str, ...]]:
@@ -217,7 +230,7 @@ class LayerMaker:
 
     def _make_upper(self, stage: str) -> None:
         host = self._family.read_host()
-        provision = self._family.provision(self._base, self._recipe, host=host)
+        provision = self._family.provision(self._base, self._recipe, host=host, repositories=self._origins())
         steps = self._steps()
         _overlay_directories(stage, "")
         overlaid: tuple[Overlaid, ...] = ()
@@ -273,14 +286,28 @@ class LayerMaker:
     def _steps(self) -> Sequence[Step]:
         contents = self._layer.contents
         assert contents is not None
-        steps = []
-        if contents.packages:
-            count = len(contents.packages)
-            name = f"install {contents.packages[0] if count == 1 else f'{count} packages'}"
-            steps.append(Step(name=name, inside=self._family.install(contents.packages), manager=True))
-        steps += [
-            Step(name=f"user {user.name}", inside=self._family.add_user(user), manager=True) for user in contents.users
+        family = self._family
+        steps = [
+            Step(name=f"repository {one.name}", inside=family.add_repository(one)) for one in contents.repositories
         ]
+        if contents.packages or contents.init or contents.repositories:
+            count = len(contents.packages)
+            packages = "" if not count else contents.packages[0] if count == 1 else f"{count} packages"
+            what = " and ".join(word for word in ("an init" if contents.init else "", packages) if word)
+            name = f"install {what}" if what else "look at the repositories"
+            inside = family.install(contents.packages, init=contents.init)
+            steps.append(Step(name=name, inside=inside, manager=True))
+        if contents.locale:
+            steps.append(
+                Step(name=f"locale {contents.locale}", inside=family.set_locale(contents.locale), manager=True)
+            )
+        if contents.timezone:
+            zone = contents.timezone
+            steps.append(Step(name=f"timezone {zone}", inside=family.set_timezone(zone), manager=True))
+        steps += [Step(name=f"user {user.name}", inside=family.add_user(user), manager=True) for user in contents.users]
+        if contents.root_password is not None:
+            inside = family.set_root_password(contents.root_password)
+            steps.append(Step(name="root password", inside=inside, manager=True))
         for file in contents.files:
             argv = ("sh", "-c", _PUT_FILE, "sh", f"{file.mode:o}", file.owner, file.group, file.path)
             steps.append(Step(name=f"file {file.path}", inside=_inside_of(argv, file.content)))
@@ -288,7 +315,17 @@ class LayerMaker:
             Step(name=script.name, inside=_inside_of(("sh", "-c", _RUN_SCRIPT), script.content))
             for script in contents.scripts
         ]
+        if contents.services:  # after the scripts, which may have brought their units
+            steps.append(Step(name="enable services", inside=family.enable(contents.services)))
+        if contents.init:
+            steps.append(Step(name="ready to boot", inside=family.ready_to_boot()))
         return steps
+
+    def _origins(self) -> tuple[Origin, ...]:
+        """The repositories of this layer and of those below it, whoever has made them."""
+        written = [self._store.layer(digest).facts for digest in self._parents]
+        found = [one for facts in (*written, self._layer.facts) for one in facts.get("repositories", {}).values()]
+        return tuple(Origin(url=url, keys=keys) for url, _, _, keys in found)
 
     # the package cache
 

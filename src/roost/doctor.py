@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from roost import repair
 from roost.errors import Error
-from roost.host import cgroups, idmap, runner, syscalls
+from roost.host import cgroups, idmap, runner, selinux, syscalls
 from roost.session.overlay import Overlay, mount_overlay
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ def examine(store: Store) -> list[Check]:
         ("systemd-nspawn", _nspawn), ("session", lambda: _session(store)),
         ("filters", lambda: _filters(store)), ("control groups", lambda: _groups(store)),
         ("disk limit", lambda: _disk_limit(store)), ("bootstrap", _bootstrap), ("disk", lambda: _disk(store)),
+        ("SELinux", _selinux),
     ]  # fmt: skip
     checks = [Check(name="root", state="ok", found=f"kernel {os.uname().release}")]
     for name, attempt in tries:
@@ -190,3 +191,26 @@ def _disk(store: Store) -> Check:
             remedy="`roost gc` removes what is not used; --state DIR moves everything",
         )
     return Check(name="disk", state="ok", found=found)
+
+
+def _selinux() -> Check:
+    """What it refused to machines since the host has started; `roost doctor --apply` installs what would allow it."""
+    name = "SELinux"
+    found = selinux.find()
+    if found.state == "disabled":
+        return Check(name=name, state="ok", found="disabled")
+    said = [found.state, *found.problems]
+    if found.unread:
+        said.append(f"{found.unread} denials that cannot be read")
+    said += dict.fromkeys(f"left out: {selinux.described(one)}; {why}" for one, why in found.left)
+    if not found.module:
+        done = ["what it refused is allowed since by the module roost"] if found.taken else []
+        state = "warning" if found.problems else "ok"
+        remedy = "run it where the audit log can be read" if found.problems else ""
+        return Check(name=name, state=state, found="; ".join([*said, *done]), remedy=remedy)
+    refused = dict.fromkeys(selinux.described(one) for one, _ in found.taken)
+    verb = "refused" if found.state == "enforcing" else "would be refused if it were enforcing"
+    return Check(
+        name=name, state="warning", found="; ".join([*said, f"{len(refused)} {verb}", *refused]),
+        remedy=f"`roost doctor --apply` installs this module, and no more is allowed than was refused:\n{found.module}",
+    )  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -242,6 +243,28 @@ def test_list_and_plan_show_the_resolved_machine(tiny: Rig) -> None:
     text = tiny("list").text
     assert "tiny" in text
     assert "layer tiny" in text
+
+
+def test_layer_check_says_what_runs_and_what_boots(tiny: Rig) -> None:
+    """A busybox tree runs commands; with an init and os-release it would boot."""
+    done = tiny("layer", "check", "tiny")
+    assert done.status == 1
+    assert "/sbin/init" in done.text
+    assert "boot = {}" in done.text
+    assert tiny("layer", "check", "--run", "tiny").status == 0
+    tree = tiny.directory / "tree"
+    (tree / "usr/lib").mkdir(parents=True)
+    (tree / "sbin").mkdir()
+    (tree / "usr/lib/os-release").write_text("ID=tree\n")
+    (tree / "sbin/init").symlink_to("/usr/lib/busybox")
+    assert [one["path"] for one in json.loads(tiny("layer", "check", "--json", "./tree").out)[0]["problems"]] == [
+        "/sbin/init"
+    ]
+    shutil.copy("/bin/busybox", tree / "usr/lib/busybox")
+    [found] = tiny.json("layer", "check", "./tree")
+    assert found == {"tree": "./tree", "problems": []}
+    assert tiny("layer", "check", "./nowhere").status == 3
+    assert tiny("layer", "check", "nothing").status == 6
 
 
 def test_doctor_tries_this_host(tiny: Rig) -> None:

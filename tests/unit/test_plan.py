@@ -182,3 +182,40 @@ def test_a_machine_on_a_committed_layer(tmp_path: Path) -> None:
         plan(tmp_path, text)
     assert "mine" in caught.value.brief
     assert caught.value.hint
+
+
+def test_machines_of_every_family_can_be_planned(tmp_path: Path) -> None:
+    text = """
+        [defaults]
+        architecture = "amd64"
+        packages = { apt = ["gcc"], dnf = ["gcc", "gcc-c++"] }
+        [machines.f]
+        distribution = "fedora"
+        release = "32"
+        [machines.c]
+        distribution = "centos"
+        release = "7"
+        [machines.g]
+        distribution = "gentoo"
+    """
+    made = plan(tmp_path, text)
+    bases = ["base fedora 32 amd64", "base centos 7 amd64", "base gentoo rolling amd64"]
+    assert [layer.name for layer in made.layers] == [bases[0], "machine f", bases[1], "machine c", bases[2]]
+    assert made.layers[1].facts == {"packages": ["gcc", "gcc-c++"]}
+    assert made.layers[0].facts["bootstrap"] == "dnf"
+    assert {layer.family for layer in made.layers} == {"dnf", "portage"}
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ('components = ["main"]', "fedora has no components: leave the key out"),
+        ('variant = "minbase"', "unknown variant 'minbase'"),
+        ('bootstrap = "mmdebstrap"', "unknown bootstrap 'mmdebstrap', one of dnf"),
+        ('architecture = "riscv64"', "fedora 32 is not made for riscv64: it is made for amd64, arm64, armhf"),
+    ],
+)
+def test_words_of_one_family_are_none_of_another(tmp_path: Path, line: str, said: str) -> None:
+    with pytest.raises(DefinitionError) as caught:
+        plan(tmp_path, f'[machines.f]\ndistribution = "fedora"\nrelease = "32"\n{line}\n')
+    assert said in caught.value.details

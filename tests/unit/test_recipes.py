@@ -6,28 +6,56 @@ import re
 
 import pytest
 
+from roost.definition import checks
 from roost.distro import apt, family, recipe
-from roost.distro.recipe import FAMILIES, RECIPES, Family
+from roost.distro.recipe import FAMILIES, RECIPES, VERSIONS, Family
 from roost.errors import DefinitionError
+
+APT = [name for name in RECIPES if recipe(name).family == "apt"]
+OTHERS = [name for name in RECIPES if name not in APT]
 
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_fits_together(name: str) -> None:
     r = recipe(name)
     assert r.name == name
-    assert r.family in FAMILIES
+    assert r.family in VERSIONS
+    assert r.family in checks.FAMILIES
     assert r.variant in r.variants
+    assert r.bootstraps
     assert set(r.ports_architectures) <= set(r.architectures)
+    assert not r.architecture_names or r.architecture_names.keys() == set(r.architectures)
+    for release in r.releases.values():
+        assert set(release.architectures) <= set(r.architectures)
+        assert release.suites
+        for suite in release.suites:
+            assert {suite.mirror} <= r.mirrors.keys()
+            assert not r.ports_mirrors or suite.mirror in r.ports_mirrors
+        assert not release.mirrors or release.mirrors.keys() == r.mirrors.keys()
+        assert not (r.packages.keys() | release.packages.keys()) - set(r.variants)
+
+
+@pytest.mark.parametrize("name", APT)
+def test_apt_s_suites_and_keyrings_are_named_as_it_does(name: str) -> None:
+    r = recipe(name)
     assert all(path.startswith("/usr/share/keyrings/") for path in (r.keyring, *_keyrings(name)))
     for release_name, release in r.releases.items():
         assert release.suites[0].name == release_name, "the first suite is the release"
         assert release.suites[0].mirror == "main"
-        assert set(release.architectures) <= set(r.architectures)
-        for suite in release.suites:
-            assert suite.name.startswith(release_name)
-            assert {suite.mirror} <= r.mirrors.keys()
-            assert not r.ports_mirrors or suite.mirror in r.ports_mirrors
-        assert not release.mirrors or release.mirrors.keys() == r.mirrors.keys()
+        assert all(suite.name.startswith(release_name) and not suite.path for suite in release.suites)
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_repositories_of_other_families_have_an_address(name: str) -> None:
+    r = recipe(name)
+    for release_name, release in r.releases.items():
+        known = {"release": release_name, "version": release.version, "variant": r.variant}
+        for architecture in release.architectures or r.architectures:
+            names = {**known, "architecture": r.architecture_names[architecture]}
+            found = [suite.path.format(**names) for suite in release.suites]
+            assert all(re.fullmatch(r"[A-Za-z0-9._-][A-Za-z0-9./_-]*", path) and "//" not in path for path in found)
+        assert (release.keyring or r.keyring).format(**known).startswith("/usr/share/")
+    assert r.keyring_source.startswith("https://")
 
 
 def _keyrings(name: str) -> list[str]:
@@ -38,8 +66,9 @@ def _keyrings(name: str) -> list[str]:
 def test_mirrors_are_the_distribution_s_own(name: str) -> None:
     r = recipe(name)
     tables = [r.mirrors, r.ports_mirrors, *(release.mirrors for release in r.releases.values())]
+    own = r"(debian\.org|ubuntu\.com|fedoraproject\.org|centos\.org|gentoo\.org)"
     for url in (url for table in tables for url in table.values()):
-        assert re.fullmatch(r"https?://[a-z-]+\.(debian\.org|ubuntu\.com)/[a-z-]+", url)
+        assert re.fullmatch(rf"https?://[a-z-]+\.{own}(/[a-z-]+)*", url)
 
 
 def test_moving_names_are_no_releases() -> None:
@@ -49,17 +78,30 @@ def test_moving_names_are_no_releases() -> None:
 def test_every_system_of_the_seeds_is_there() -> None:
     assert {"buster", "bullseye", "bookworm", "trixie", "sid"} <= recipe("debian").releases.keys()
     assert {"xenial", "bionic", "focal", "jammy", "noble"} <= recipe("ubuntu").releases.keys()
+    assert {"jessie"} <= recipe("debian").releases.keys()
+    assert {"32"} <= recipe("fedora").releases.keys()
+    assert {"7", "8"} <= recipe("centos").releases.keys()
+    assert recipe("gentoo").releases.keys() == {"rolling"}
     assert "i386" in recipe("ubuntu").releases["bionic"].architectures
     assert "i386" not in recipe("ubuntu").releases["focal"].architectures
 
 
 def test_unknown_names_say_which_there_are() -> None:
     with pytest.raises(DefinitionError) as caught:
-        recipe("gentoo")
+        recipe("plan9")
     assert "debian" in caught.value.hint
     with pytest.raises(DefinitionError) as caught:
-        family("dnf")
+        family("rpm")
     assert "apt" in caught.value.hint
+
+
+@pytest.mark.parametrize("name", sorted(VERSIONS.keys() - FAMILIES.keys()))
+def test_a_family_that_makes_nothing_yet_says_so(name: str) -> None:
+    with pytest.raises(DefinitionError) as caught:
+        family(name)
+    assert caught.value.brief == f"machines of the {name} family cannot be made yet"
+    assert any(one in caught.value.details for one in OTHERS)
+    assert "debian, ubuntu" in caught.value.hint
 
 
 def test_the_family_of_a_recipe_is_loaded() -> None:

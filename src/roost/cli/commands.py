@@ -112,6 +112,14 @@ def _described(item: MachinePlan) -> dict[str, object]:
                 for f in layer.files
             ],
             "scripts": [script.name for script in layer.scripts],
+            "repositories": [
+                {"name": r.name, "url": r.url, "suites": r.suites, "components": r.components}
+                for r in layer.repositories
+            ],
+            "services": list(layer.services),
+            "locale": layer.locale,
+            "timezone": layer.timezone,
+            "init": layer.init,
         }
         for layer in machine.layers
     ]
@@ -121,6 +129,9 @@ def _described(item: MachinePlan) -> dict[str, object]:
         "binds": msgspec.to_builtins(machine.binds), "network": machine.network, "private_users": machine.private_users,
         "capabilities": list(machine.capabilities),
         "limits": {name: getattr(machine, name) for name in LIMITS}, "layers": list(item.layers),
+        "boot": msgspec.to_builtins(machine.boot), "boot_network": machine.boot_network,
+        "private_network": msgspec.to_builtins(machine.private_network),
+        "firstboot": [script.name for script in machine.firstboot],
     }  # fmt: skip
 
 
@@ -187,6 +198,8 @@ def doctor(options: argparse.Namespace) -> int:
 
     if options.repair:
         return _repair(options)
+    if options.apply:
+        return _apply(options)
 
     checks = examine(roost.Manager(state=options.state).store)
     if options.json:
@@ -215,3 +228,27 @@ def _repair(options: argparse.Namespace) -> int:
                 print(f"\n{item.kind} {item.name}: {item.remedy}")
         sys.stdout.flush()
     return 1 if any(item.state == "stays" for item in found) else 0
+
+
+def _apply(options: argparse.Namespace) -> int:
+    """Shows the SELinux module that is needed, and installs it."""
+    import os
+
+    from roost.errors import HostError
+    from roost.host import selinux
+
+    if os.geteuid() != 0:
+        raise HostError("this needs root: the audit log is root's alone", hint="run it with sudo")
+    found = selinux.find()
+    if options.json:
+        print_json({"selinux": found.state, "module": found.module})
+    elif found.module:
+        print(found.module, end="")
+        sys.stdout.flush()
+    if found.module:
+        selinux.install(found.module)
+        say(f"installed the SELinux module {selinux.MODULE}; `semodule -r {selinux.MODULE}` removes it")
+    else:
+        refused = "it refused nothing to machines that is not allowed by now"
+        say("SELinux is off: nothing to do" if found.state == "disabled" else f"SELinux is {found.state}: {refused}")
+    return 0

@@ -167,7 +167,11 @@ def _definition_verbs(verbs: Any) -> None:
         verb.add_argument("machines", nargs="*", metavar="MACHINES", help="names, comma lists or globs (default: all)")
         add_common(verb)
     doctor = add_verb(verbs, "doctor", "commands:doctor", "say what this host can do and what it lacks, with the remedy")
-    doctor.add_argument("--repair", action="store_true", help="clear what a crash or a power cut left in the store")
+    what = doctor.add_mutually_exclusive_group()
+    what.add_argument("--repair", action="store_true", help="clear what a crash or a power cut left in the store")
+    what.add_argument(
+        "--apply", action="store_true", help="install the SELinux module that allows what was refused to machines"
+    )
     add_common(doctor)
     build = add_verb(verbs, "build", "commands:build", "make the missing layers, independent ones side by side")
     build.add_argument("machines", nargs="*", metavar="MACHINES", help="names, comma lists or globs (default: all)")
@@ -307,7 +311,14 @@ def _store_verbs(verbs: Any) -> None:
                 help="the user of the shell (default: as the session was run)",
             )
         add_common(verb)
-    layer = add_verb(verbs, "layer", "", "look into layers: list, show, verify, remove")
+    _layer_verbs(verbs)
+    gc = add_verb(verbs, "gc", "stored:gc", "remove what nothing uses: layers, and the logs of old runs")
+    gc.add_argument("--dry-run", action="store_true", help="only say what would be removed")
+    add_common(gc)
+
+
+def _layer_verbs(verbs: Any) -> None:
+    layer = add_verb(verbs, "layer", "", "look into layers: list, show, verify, check, remove")
     below = layer.add_subparsers(metavar="VERB", required=True, dest="layer_verb")
     add_common(add_verb(below, "list", "stored:layer_list", "list the layers"))
     for name, summary in (
@@ -332,9 +343,14 @@ def _store_verbs(verbs: Any) -> None:
         "-j", "--jobs", type=count, metavar="N", help="layers at a time (default: by cores and memory)"
     )
     add_common(verify)
-    gc = add_verb(verbs, "gc", "stored:gc", "remove what nothing uses: layers, and the logs of old runs")
-    gc.add_argument("--dry-run", action="store_true", help="only say what would be removed")
-    add_common(gc)
+    check = add_verb(
+        below, "check", "stored:layer_check", "say whether a tree can run a command and boot, and what it lacks"
+    )
+    check.add_argument(
+        "tree", metavar="LAYER|DIR", nargs="+", help="a layer with all below it, or a directory (with a '/' in it)"
+    )
+    check.add_argument("--run", action="store_true", help="only what running a command needs")
+    add_common(check)
 
 
 def count(text: str) -> int:

@@ -239,6 +239,50 @@ def layer_verify(options: argparse.Namespace) -> int:
     return 1 if bad else 0
 
 
+def layer_check(options: argparse.Namespace) -> int:
+    """``roost layer check``: 0 when nothing is missing, to boot or, with ``--run``, to run a command."""
+    from roost.errors import of_os
+    from roost.trees import problems
+
+    manager = roost.Manager(definition_if_any(options), state=options.state)
+    wanted = ("run",) if options.run else ("run", "boot")
+    found = []
+    for word in options.tree:
+        try:
+            named, stack = _stack(manager, word)
+            found.append((named, [one for one in problems(stack) if one.needed in wanted]))
+        except OSError as e:
+            raise of_os(e) from None
+    if options.json:
+        print_json([{"tree": named, "problems": missing} for named, missing in found])
+        return 1 if any(missing for _, missing in found) else 0
+    rows = []
+    for named, missing in found:
+        lacks = {one.needed for one in missing}
+        runs, boots = (
+            Painted("no", "bad") if lacks & needs else Painted("yes", "good") for needs in ({"run"}, {"run", "boot"})
+        )
+        rows.append((named, runs) if options.run else (named, runs, boots))
+    headers = ["tree", "runs", "boots"]
+    print_table(headers[: len(rows[0])], rows, empty="", fixed=("runs", "boots"))
+    for named, missing in found:
+        if missing:
+            print(f"\n{clean(named)}")
+        for one in missing:
+            print(f"  {one.path}: {clean(one.found)}\n    {one.remedy}")
+    return 1 if any(missing for _, missing in found) else 0
+
+
+def _stack(manager: roost.Manager, word: str) -> tuple[str, list[str]]:
+    """What a word means: a directory, or a layer with all below it; its trees, the top first."""
+    if "/" in word or word in (".", ".."):
+        return word, [word]
+    layer = manager.store.find_layer(word)
+    return f"{layer.digest[:12]} {layer.name}", [
+        manager.store.tree(one) for one in (layer.digest, *reversed(layer.parents))
+    ]
+
+
 def layer_remove(options: argparse.Namespace) -> int:
     """``roost layer remove``."""
     manager = _manager(options)

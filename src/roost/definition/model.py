@@ -189,18 +189,19 @@ class DistributionFacts(Struct, frozen=True, kw_only=True):
     """What the loader has to know of a distribution, taken from its recipe by the caller.
 
     ``release_architectures`` has only the releases that differ from ``architectures``. ``components`` are those used
-    when the definition does not say; ``bootstrap`` and ``variant`` likewise.
+    when the definition does not say; ``bootstrap`` and ``variant`` likewise. A family has no components, or no variants,
+    when there are none here.
     """
 
     family: str
     architectures: list[str]
     releases: list[str]
     release_architectures: dict[str, list[str]] = {}
-    components: list[str]
+    components: list[str] = []
     bootstraps: list[str]
     bootstrap: str
-    variants: list[str]
-    variant: str
+    variants: list[str] = []
+    variant: str = ""
     keyring: str = ""
 
 

@@ -16,28 +16,36 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from roost.definition.model import Base, User
+    from roost.definition.model import Base, RepositoryKeys, User
 
-RECIPES = ("debian", "ubuntu")
+RECIPES = ("debian", "ubuntu", "fedora", "centos", "gentoo")
 FAMILIES = {"apt": "roost.distro.apt"}
-VERSIONS = {"apt": 1}
-"""Part of every layer's identity, known without importing a family: raised when what it does must rebuild layers."""
+"""Those that make layers. Machines of the others of VERSIONS can be defined and planned."""
+VERSIONS = {"apt": 1, "dnf": 0, "portage": 0}
+"""Part of every layer's identity, known without importing a family: raised when what it does must rebuild layers.
+0: it makes none yet.
+"""
 
 
 class Suite(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
-    """One suite of a release: ``name`` as in sources.list; ``mirror`` is a key of the recipe's ``mirrors``."""
+    """One suite of a release: ``name`` as in sources.list, or the repository's; ``mirror`` is a key of the recipe's
+    ``mirrors``. ``path`` is where it is below the mirror, for families whose suites do not say so by their names, with
+    ``{release}``, ``{version}``, ``{architecture}`` (by the distribution's name) and ``{variant}`` in it.
+    """
 
     name: str
     mirror: str = "main"
+    path: str = ""
 
 
 class Release(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
-    """A release; its first suite bears its name.
+    """A release; in the apt family its first suite bears its name.
 
     ``mirrors`` override the recipe's and the host's own (archived releases, which other mirrors do not have).
     ``architectures`` empty: all the recipe's. ``keyring`` and ``debootstrap_script`` empty: the recipe's.
     ``expired_keys``: the keys that signed it have expired since, and are good for it all the same.
-    ``mmdebstrap_hooks`` are directories of hooks that mmdebstrap needs for it. ``notes`` are for people.
+    ``mmdebstrap_hooks`` are directories of hooks that mmdebstrap needs for it. ``packages`` instead of the recipe's.
+    ``notes`` are for people.
     """
 
     version: str = ""
@@ -49,29 +57,36 @@ class Release(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, ren
     expired_keys: bool = False
     debootstrap_script: str = ""
     mmdebstrap_hooks: list[str] = []
+    packages: dict[str, list[str]] = {}
     notes: list[str] = []
 
 
 class Recipe(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
     """A distribution. ``version`` is part of every base layer's identity: raise it when a change must rebuild them.
 
-    ``keyring`` is the path that ``keyring_package`` gives it, on the host and in a tree. ``ports_mirrors`` are those of
+    ``architectures`` are Debian's names; ``architecture_names`` has the distribution's own, where they differ.
+    ``keyring`` is the path that ``keyring_package`` gives it, on the host and in a tree, with ``{release}`` in it where each
+    has its own; ``keyring_source`` is where to get it on a host without that package. ``ports_mirrors`` are those of
     ``ports_architectures``. ``bootstraps`` and ``variants``: what a definition may choose, the default bootstrap first.
+    ``components`` are apt's. ``packages`` of a variant are what a base is made of, where no program knows that by itself.
     """
 
     name: str
     version: int
     family: str
     architectures: list[str]
+    architecture_names: dict[str, str] = {}
     mirrors: dict[str, str]
     ports_mirrors: dict[str, str] = {}
     ports_architectures: list[str] = []
     keyring: str
     keyring_package: str
-    components: list[str]
+    keyring_source: str = ""
+    components: list[str] = []
     bootstraps: list[str]
-    variant: str
-    variants: list[str]
+    variant: str = ""
+    variants: list[str] = []
+    packages: dict[str, list[str]] = {}
     debootstrap_script: str = ""
     releases: dict[str, Release]
 
@@ -112,6 +127,13 @@ class Provision(Struct, frozen=True, kw_only=True):
     binds: tuple[str, ...] = ()
 
 
+class Origin(Struct, frozen=True, kw_only=True):
+    """A repository that layers have beside the base's own: its address, and the SHA-256 of the keys that sign it."""
+
+    url: str
+    keys: str
+
+
 class Family(Protocol):
     """A package manager's world. A family is a module with these names.
 
@@ -139,11 +161,37 @@ class Family(Protocol):
     def finish(self, base: Base, recipe: Recipe, *, host: Any) -> Inside:
         """The last step of a base: nothing of the host, of credentials or of the bootstrap itself stays."""
 
-    def provision(self, base: Base, recipe: Recipe | None, *, host: Any) -> Provision:
-        """What the steps of layers over this base need; ``recipe`` None: a committed layer, of unknown origin."""
+    def provision(
+        self, base: Base, recipe: Recipe | None, *, host: Any, repositories: Sequence[Origin] = ()
+    ) -> Provision:
+        """What the steps of layers over this base need; ``recipe`` None: a committed layer, of unknown origin.
 
-    def install(self, packages: Sequence[str]) -> Inside:
-        """Installs packages, and leaves no lists or downloaded files."""
+        ``repositories`` are those of the layer and of all below it.
+        """
+
+    def add_repository(self, repository: RepositoryKeys) -> Inside:
+        """Writes a repository and its keys, and trusts these for it alone. Raises HostError for a file without keys."""
+
+    def install(self, packages: Sequence[str], *, init: bool = False) -> Inside:
+        """Installs packages, and leaves no lists or downloaded files. Without any, the repositories are looked at only.
+
+        ``init``: also what the machine lacks to boot, unless one of ``packages`` is an init itself.
+        """
+
+    def set_locale(self, name: str) -> Inside:
+        """Makes a locale and the machine's default of it."""
+
+    def set_timezone(self, name: str) -> Inside:
+        """Sets the clock's zone, by its name in the tz database."""
+
+    def set_root_password(self, hashed: str) -> Inside:
+        """Root's password, as crypt(5) stores it; empty: none is asked for."""
+
+    def enable(self, services: Sequence[str]) -> Inside:
+        """Has units start with the machine; those that are not there fail the step."""
+
+    def ready_to_boot(self) -> Inside:
+        """The last step of a machine that boots: it has an init, and no identity that others would share."""
 
     def add_user(self, user: User) -> Inside:
         """Makes an account; nothing happens when it is there already as asked for."""
@@ -184,8 +232,16 @@ def path_of(name: str) -> str:
 def family(name: str) -> Family:
     """The module of a family, imported now and not before.
 
-    Raises DefinitionError when there is none of that name.
+    Raises DefinitionError when there is none of that name, or none that makes layers.
     """
+    if name in VERSIONS and name not in FAMILIES:
+        planned = ", ".join(one for one in RECIPES if recipe(one).family == name)
+        works = ", ".join(one for one in RECIPES if recipe(one).family in FAMILIES)
+        raise DefinitionError(
+            f"machines of the {name} family cannot be made yet",
+            details=f"its distributions ({planned}) can be defined and planned; nothing was made of this one",
+            hint=f"name machines of the others ({works}); `roost plan` shows what would be made of this one",
+        )
     if name not in FAMILIES:
         raise DefinitionError(f"unknown family {name!r}", hint=f"one of {', '.join(sorted(FAMILIES))}")
     module: Family = import_module(FAMILIES[name])  # import_module is Any-free: the protocol is checked by tests
