@@ -66,7 +66,7 @@ def hosts_file(store: Store, record: Booted) -> str:
         stream.write(_HOSTS.format(hostname=record.boot.hostname))
     os.chmod(path, 0o644)
     if record.network == "private":
-        network_of(store).write_hosts(record.name, path)
+        network_of(store).refresh_hosts({record.name: path})
     return path
 
 

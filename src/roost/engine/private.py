@@ -29,7 +29,7 @@ def lent(store: Store, session: str, terms: dict[str, Any], spec: Spec) -> Itera
     own = msgspec.convert(terms.get("network", {}), NetworkTerms)
     link = network.lend(session, own, terms.get("pool"), terms.get("pool6"))
     try:
-        named = replace(spec, resolv_conf=network.resolv_conf(link), hosts=network.hosts_block())
+        named = replace(spec, resolv_conf=network.resolv_conf(link), hosts=network.hosts_lines())
         yield named, lambda fd: network.attach(link, own, fd)
     finally:
         network.detach(link)

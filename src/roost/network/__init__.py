@@ -1,0 +1,6 @@
+"""Private networks of machines: addresses, links, the firewall, names, and what the host's own managers are told."""
+
+from roost.network.network import Network
+from roost.network.records import Hop, Link
+
+__all__ = ["Hop", "Link", "Network"]

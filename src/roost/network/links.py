@@ -1,0 +1,129 @@
+"""Interfaces: a veth pair with one end in the machine, bridges, addresses and routes on both sides.
+
+Both sides are set up by ``ip -batch`` from outside, so that a machine without any network software has its network.
+"""
+
+from __future__ import annotations
+
+import os
+import zlib
+
+from roost.errors import HostError
+from roost.host import runner
+from roost.network import netlink
+from roost.network.records import INSIDE, Link
+
+_TIMEOUT = 30.0
+_USUAL_MTU = 1500
+
+
+def mac_of(name: str, side: str) -> str:
+    """A locally administered address that stays: udev changes those that the kernel has picked, while they are used."""
+    word = zlib.crc32(f"{side} {name}".encode())
+    return ":".join(f"{byte:02x}" for byte in (0x02, 0x52, *word.to_bytes(4, "big")))
+
+
+def outside_batch(link: Link, netns: str, known: dict[str, netlink.Interface], mtu: int) -> str:
+    """What ``ip -batch`` does on the host; ``netns`` is a path of the machine's network namespace, ``mtu`` 0 the usual."""
+    lines = []
+    if link.bridge and link.bridge not in known:
+        lines.append(f"link add name {link.bridge} address {mac_of(link.bridge, 'bridge')} type bridge forward_delay 0")
+    if link.interface in known:
+        lines.append(f"link del dev {link.interface}")
+    size = f" mtu {mtu}" if mtu else ""
+    peer = f"peer name {INSIDE} address {mac_of(link.machine, 'machine')}{size} netns {netns}"
+    lines += [
+        f"link add name {link.interface} address {mac_of(link.machine, 'host')}{size} type veth {peer}",
+        f"link set dev {link.interface} alias roost:{link.machine}",
+    ]
+    return "\n".join([*lines, *_outside(link)]) + "\n"
+
+
+def _outside(link: Link) -> list[str]:
+    lines = [f"address replace {link.gateway}/{link.address.partition('/')[2]} dev {link.device}"]
+    if link.gateway6:
+        lines.append(f"address replace {link.gateway6}/{link.address6.partition('/')[2]} dev {link.device} nodad")
+    if link.bridge:
+        lines += [
+            f"link set dev {link.bridge} alias roost-bridge",
+            f"link set dev {link.bridge} up",
+            f"link set dev {link.interface} master {link.bridge}",
+        ]
+    return [*lines, f"link set dev {link.interface} up"]
+
+
+def inside_batch(link: Link) -> str:
+    """What it does in the machine."""
+    lines = [
+        "link set dev lo up",
+        f"address replace {link.address} dev {INSIDE}",
+        *([f"address replace {link.address6} dev {INSIDE} nodad"] if link.address6 else []),
+        f"link set dev {INSIDE} up",
+        f"route replace default via {link.gateway} dev {INSIDE}",
+        *([f"route replace default via {link.gateway6} dev {INSIDE}"] if link.gateway6 else []),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def make(link: Link, netns: int) -> None:
+    """Makes both ends, or only sets what they lack when they are there already. Raises HostError."""
+    known = netlink.interfaces()
+    path = f"/proc/{os.getpid()}/fd/{netns}"
+    if link.interface in known and is_ours(link, known, netns):
+        outside = "\n".join(_outside(link)) + "\n"
+    else:
+        outside = outside_batch(link, path, known, uplink_mtu(known))
+    batch((), outside, link)
+    batch(("nsenter", f"--net={path}"), inside_batch(link), link)
+
+
+def is_ours(link: Link, known: dict[str, netlink.Interface], netns: int) -> bool:
+    """Whether the machine's interface is the other end of the host's."""
+    with netlink.inside(netns):
+        inside = netlink.interfaces().get(INSIDE)
+    outside = known[link.interface]
+    return inside is not None and inside.peer == outside.index and outside.peer == inside.index
+
+
+def remove(link: Link, others: list[Link]) -> None:
+    """Removes the host's end, and with it the machine's; with the last of a bridge, the bridge. Raises HostError."""
+    known = netlink.interfaces()
+    lines = [f"link del dev {link.interface}"] if link.interface in known else []
+    if link.bridge in known and not any(other.bridge == link.bridge for other in others):
+        lines.append(f"link del dev {link.bridge}")
+    if lines:
+        done = _ip((), "\n".join(lines) + "\n", force=True)
+        left = {link.interface, *([link.bridge] if len(lines) > 1 else [])} & netlink.interfaces().keys()
+        if left:  # else it went with its machine meanwhile
+            raise _refused(link, done)
+
+
+def uplink_mtu(known: dict[str, netlink.Interface]) -> int:
+    """What fits through the host's default route, when that is less than usual; else 0."""
+    by_index = {interface.index: interface for interface in known.values()}
+    ways = [
+        by_index.get(route.index)
+        for route in netlink.routes()
+        if not route.block.length and route.table == netlink.MAIN
+    ]
+    return min((way.mtu for way in ways if way is not None and 576 <= way.mtu < _USUAL_MTU), default=0)
+
+
+def batch(prefix: tuple[str, ...], text: str, link: Link) -> None:
+    """``ip -batch``. Raises HostError."""
+    done = _ip(prefix, text)
+    if done.status:
+        raise _refused(link, done)
+
+
+def _ip(prefix: tuple[str, ...], text: str, *, force: bool = False) -> runner.Finished:
+    argv = (*prefix, "ip", *(("-force",) if force else ()), "-batch", "-")
+    return runner.run(runner.Command(argv=argv, stdin=text.encode(), timeout=_TIMEOUT))
+
+
+def _refused(link: Link, done: runner.Finished) -> HostError:
+    return HostError(
+        f"the network of {link.machine} could not be set up",
+        details=done.output.decode(errors="replace").strip()[-2000:],
+        hint="`ip link` and `ip route` show what is there; `roost network check` says what is missing",
+    )

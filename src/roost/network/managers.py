@@ -1,0 +1,199 @@
+"""The host's own network managers, told to leave links alone and to let them through; found by looking at what runs.
+
+Each is a few files with roost in their names, and a command that has it read them again. The files are there as long as
+a link is. What links need is set up by Roost itself: these only have to keep out of the way.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fnmatch
+import os
+
+from roost.errors import HostError
+from roost.host import files, runner
+from roost.network.records import PREFIX
+from roost.structs import Struct
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+_TIMEOUT = 60.0
+_GROUPS = ("sys/fs/cgroup", "sys/fs/cgroup/systemd", "sys/fs/cgroup/unified")
+_SECTIONS = ("etc/systemd/network", "run/systemd/network", "usr/lib/systemd/network", "lib/systemd/network")
+
+
+class Manager(Struct, frozen=True):
+    """A network manager: the ``unit`` it runs as, ``files`` by path (without the first /), how it is made to read them."""
+
+    name: str
+    unit: str
+    files: tuple[tuple[str, str], ...]
+    reload: tuple[str, ...]
+
+
+_UNMANAGED = f"""\
+# Roost sets these interfaces up itself.
+[Match]
+Name={PREFIX}*
+
+[Link]
+Unmanaged=yes
+"""
+_KEYFILE = f"""\
+# Roost sets these interfaces up itself.
+[keyfile]
+unmanaged-devices+=interface-name:{PREFIX}*
+"""
+# firewalld.zone(5), firewalld.policies(5). Its rules and Roost's are both asked, and one refusal is enough: what machines
+# may do is in Roost's table.
+_ZONE = f"""\
+<?xml version="1.0" encoding="utf-8"?>
+<zone target="ACCEPT">
+  <short>roost</short>
+  <description>Machines of Roost. The nftables table inet roost says what they may do.</description>
+  <interface name="{PREFIX}+"/>
+</zone>
+"""
+_POLICY = """\
+<?xml version="1.0" encoding="utf-8"?>
+<policy target="ACCEPT">
+  <short>roost</short>
+  <description>Machines of Roost. The nftables table inet roost says what they may do.</description>
+  <ingress-zone name="{}"/>
+  <egress-zone name="{}"/>
+</policy>
+"""
+NETWORKD = Manager(
+    "systemd-networkd",
+    "systemd-networkd.service",
+    (("run/systemd/network/10-roost.network", _UNMANAGED),),
+    ("networkctl", "reload"),
+)
+NETWORK_MANAGER = Manager(
+    "NetworkManager",
+    "NetworkManager.service",
+    (("run/NetworkManager/conf.d/90-roost.conf", _KEYFILE),),
+    ("nmcli", "general", "reload", "conf"),
+)
+FIREWALLD = Manager(
+    "firewalld",
+    "firewalld.service",
+    (
+        ("etc/firewalld/zones/roost.xml", _ZONE),
+        ("etc/firewalld/policies/roost-out.xml", _POLICY.format("roost", "ANY")),
+        ("etc/firewalld/policies/roost-in.xml", _POLICY.format("ANY", "roost")),
+    ),
+    ("firewall-cmd", "--reload"),
+)
+EVERY = (NETWORKD, NETWORK_MANAGER, FIREWALLD)
+
+
+def running(root: str) -> list[Manager]:
+    """Those that run, as the control groups of their units tell: asking them would take a process each."""
+    return [manager for manager in EVERY if any(_has_processes(f"{root}/{top}", manager.unit) for top in _GROUPS)]
+
+
+def _has_processes(top: str, unit: str) -> bool:
+    try:
+        with open(f"{top}/system.slice/{unit}/cgroup.procs", "rb") as stream:
+            return bool(stream.read(1))
+    except OSError:
+        return False
+
+
+def manages_us() -> bool:
+    """Whether our network is the one that the host's managers see."""
+    try:
+        return os.path.samestat(os.stat("/proc/1/ns/net"), os.stat("/proc/self/ns/net"))
+    except OSError:
+        return False
+
+
+def needed(manager: Manager, root: str, *, lent: bool, bridge: bool) -> bool:
+    """Whether a manager has to be told of a link.
+
+    A throwaway session's comes and goes with a command: networkd matters only where one of its files speaks of every
+    interface, and NetworkManager leaves each veth alone (its udev rule 85-nm-unmanaged), but not bridges.
+    """
+    if not lent or manager is FIREWALLD:
+        return True
+    return bridge if manager is NETWORK_MANAGER else _matched_by_another(root)
+
+
+def _matched_by_another(root: str) -> bool:
+    for directory in _SECTIONS:
+        for name in files.names_in(f"{root}/{directory}"):
+            if name.endswith(".network") and "roost" not in name:
+                with (
+                    contextlib.suppress(OSError),
+                    open(f"{root}/{directory}/{name}", encoding="utf-8", errors="replace") as stream,
+                ):
+                    if may_match(stream.read()):
+                        return True
+    return False
+
+
+def may_match(text: str) -> bool:
+    """Whether the [Match] section of a systemd.network(5) file may mean a link: when in doubt, it may."""
+    section, names, others = "", [], 0
+    for raw in text.splitlines():
+        line = raw.strip()
+        if line.startswith("["):
+            section = line
+        elif section == "[Match]" and "=" in line and not line.startswith(("#", ";")):
+            key, _, value = line.partition("=")
+            names += value.split() if key.strip() == "Name" else []
+            others += key.strip() in ("MACAddress", "PermanentMACAddress", "Path", "SSID", "BSSID", "WLANInterfaceType")
+    if others:
+        return False
+    if not names:
+        return True
+    if names[0].startswith("!"):
+        return not any(fnmatch.fnmatchcase(f"{PREFIX}x", name.lstrip("!")) for name in names)
+    return any(fnmatch.fnmatchcase(f"{PREFIX}x", name) or name.startswith(PREFIX) for name in names)
+
+
+def tell(found: Iterable[Manager], root: str) -> None:
+    """Writes what they read; each reads it now unless it has already. Raises HostError."""
+    for manager in found:
+        changed = [(path, text) for path, text in manager.files if _content(f"{root}/{path}") != text]
+        for path, text in changed:
+            os.makedirs(os.path.dirname(f"{root}/{path}"), exist_ok=True)
+            files.write_atomic(f"{root}/{path}", text.encode())
+        if changed:
+            _reload(manager)
+
+
+def lacking(root: str) -> list[tuple[Manager, str]]:
+    """(manager, path) of what those that run should have been told, and was not."""
+    return [(m, path) for m in running(root) for path, text in m.files if _content(f"{root}/{path}") != text]
+
+
+def withdraw(root: str, *, ask: bool) -> None:
+    """Removes all that they were told; ``ask``: those that run read it again. Raises HostError."""
+    for manager in EVERY:
+        there = [path for path, _ in manager.files if os.path.lexists(f"{root}/{path}")]
+        for path in there:
+            os.unlink(f"{root}/{path}")
+        if there and ask and manager in running(root):
+            _reload(manager)
+
+
+def _reload(manager: Manager) -> None:
+    done = runner.run(runner.Command(argv=manager.reload, timeout=_TIMEOUT))
+    if done.status:
+        raise HostError(
+            f"{manager.name} could not be told of Roost's interfaces",
+            details=done.output.decode(errors="replace").strip()[-2000:],
+            hint=f"try `{' '.join(manager.reload)}`, or stop {manager.name} if it is not what sets the network up",
+        )
+
+
+def _content(path: str) -> str | None:
+    try:
+        with open(path, encoding="utf-8", errors="replace") as stream:
+            return stream.read()
+    except OSError:
+        return None

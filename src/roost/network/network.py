@@ -1,0 +1,453 @@
+"""``Network``: links are allotted, lent, attached and detached.
+
+What a link needs is set up in an order in which no packet passes before its rules are there, and recorded first: whoever
+attaches or detaches next finds what a killed process left, and clears it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import socket
+import zlib
+
+from roost.errors import Error, HostError
+from roost.host import files
+from roost.network import firewall, guests, links, managers, names, netlink, pools, sysctls, terms
+from roost.network.addresses import LINK6, Block, block_of, first_overlap, number_of, pool_of, text_of
+from roost.network.records import PREFIX, Attached, Link, attached_from
+from roost.structs import replace
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from roost.definition.model import NetworkTerms
+
+
+def host_directory() -> str:
+    """Where what is attached to this host is recorded, whichever store it is of: one place for a network namespace."""
+    own = os.stat("/proc/self/ns/net")
+    with contextlib.suppress(OSError):
+        if os.path.samestat(own, os.stat("/proc/1/ns/net")):
+            return "/run/roost/network"
+    return f"/run/roost/network-{own.st_ino}"
+
+
+class Network:
+    """The private networks of a store's machines on this host.
+
+    ``directory`` keeps what is allotted (``STATE/network``); ``run`` has what is attached, and should be the same for all
+    stores of a host: empty means ``host_directory()``. Files below ``root`` are told to network managers and resolvers.
+    """
+
+    def __init__(self, directory: str, run: str = "", *, root: str = "") -> None:
+        self._directory = directory
+        self._run = run or host_directory()
+        self._root = root
+        self._held: dict[str, int] = {}
+
+    def allot(self, machine: str, terms_: NetworkTerms, pool: str | None = None, pool6: str | None = None) -> Link:
+        """The machine's link, the same one each time while its terms ask for the same.
+
+        Raises HostError when the pool is used up, DefinitionError when a pool or an address is none.
+        """
+        book = pools.Allotments(self._directory)
+        with book.open():
+            old = book.links.get(machine)
+            if old and _fits(old, terms_, book, pool):
+                return old
+            book.links.pop(machine, None)
+            where = pools.places(pool, pool6, book.blocks())
+            used = _used_names(book)
+            name = old.interface if old else pools.name_for(machine, used)
+            link = _new_link(machine, name, terms_, book, where, used)
+            book.links[machine] = link
+            book.write()
+            return link
+
+    def lend(self, session: str, terms_: NetworkTerms, pool: str | None = None, pool6: str | None = None) -> Link:
+        """A link for a throwaway session, held by a lock until it is given back or this process ends.
+
+        Raises HostError when all are lent, DefinitionError when a pool is none.
+        """
+        os.makedirs(f"{self._run}/lent", mode=0o700, exist_ok=True)
+        if terms_.bridge or terms_.address:
+            return self._lend_shared(session, terms_, pool, pool6)
+        where = pools.places(pool, pool6, [])
+        room = max(1, where.count - where.machines)
+        start = zlib.crc32(session.encode())
+        for step in range(room):
+            found = where.free(where.count - room + (start + step) % room)
+            if found is None:
+                continue
+            (address, gateway), six = pools.pair(found[0]), pools.pair(found[1]) if found[1] else ("", "")
+            if name := self._hold(session, address):
+                return Link(session, name, address, gateway, *six)
+        raise pools.used_up(where.pool)
+
+    def give_back(self, link: Link) -> None:
+        """A lent link may be anybody's again; one that was not lent here is left alone."""
+        lock = self._held.pop(link.interface, None)
+        if lock is not None:
+            with contextlib.suppress(OSError):
+                os.unlink(os.readlink(f"/proc/self/fd/{lock}"))
+            os.close(lock)
+
+    def release(self, machine: str) -> None:
+        """Forgets what was allotted to a machine, and a bridge that was its alone."""
+        book = pools.Allotments(self._directory)
+        with book.open():
+            old = book.links.pop(machine, None)
+            if old is None:
+                return
+            if old.bridge and not any(link.bridge == old.bridge for link in (*book.links.values(), *self.attached())):
+                book.bridges = {name: b for name, b in book.bridges.items() if b.interface != old.bridge}
+            book.write()
+
+    def links(self) -> list[Link]:
+        """What is allotted, in the order of the machines' names, then what is lent and attached."""
+        own = sorted(pools.Allotments(self._directory).read().links.values(), key=lambda link: link.machine)
+        return [*own, *(link for link in self.attached() if link.lent)]
+
+    def attached(self) -> list[Link]:
+        """What has a record of being set up."""
+        return [one.link for one in self.records()]
+
+    def records(self) -> list[Attached]:
+        """All that is set up on this host."""
+        found = []
+        for name in files.names_in(f"{self._run}/attached"):
+            with (
+                contextlib.suppress(OSError),
+                open(f"{self._run}/attached/{name}", encoding="utf-8", errors="replace") as stream,
+            ):
+                one = attached_from(stream.read())
+                if one is not None and one.link.interface == name:
+                    found.append(one)
+        return found
+
+    def attach(self, link: Link, terms_: NetworkTerms, netns_fd: int) -> None:
+        """Sets up the network of a machine whose network namespace is ``netns_fd``; again: only what is missing.
+
+        Raises HostError in three parts, and then nothing of it is left; BusyError never: it waits for its turn.
+        """
+        ports = tuple(map(terms.published, terms_.publish))
+        targets = tuple(map(terms.target, terms_.egress or ()))
+        known = self._addresses()
+        reach = terms.reaches(targets, known, names.resolve)
+        resolvers, local = names.resolvers(self._root)
+        host_ports = tuple(
+            (protocol, item.port)
+            for item in targets
+            if item.kind == "host"
+            for protocol in ((item.protocol,) if item.protocol else terms.PROTOCOLS if item.port else ("",))
+        )
+        asks = terms_.egress is None or any(item.kind in ("any", "name") for item in targets)
+        elements = firewall.elements_of(
+            link,
+            terms_,
+            ports,
+            reach,
+            host_ports,
+            names=asks,
+            resolvers=resolvers,
+            local_resolver=local if asks else "",
+        )
+        new = Attached(link, elements, tuple(map(str, ports)))
+        with self._lock():
+            every = self.records()
+            others = self._clear([one for one in every if one.link.interface != link.interface])
+            self._refuse_clashes(new, ports, others)
+            same = not any(one.elements != new.elements for one in every if one.link.interface == link.interface)
+            working = link.interface in netlink.interfaces()
+            try:
+                self._set_up(new, others, netns_fd, same=same)
+            except BaseException:
+                if not working:
+                    with contextlib.suppress(Error, OSError):
+                        self._take_down(new, others)
+                raise
+
+    def detach(self, link: Link) -> None:
+        """Removes everything of a link, and with the last one everything of Roost's. Missing is fine. Raises HostError."""
+        with self._lock():
+            every = self.records()
+            others = self._clear([one for one in every if one.link.interface != link.interface])
+            own = next((one for one in every if one.link.interface == link.interface), None)
+            self._take_down(own or Attached(link), others)
+
+    def sweep(self) -> list[str]:
+        """Clears what has no owner: links whose machine has gone, and what a killed process left. Says what it was."""
+        with self._lock():
+            every = self.records()
+            left = self._clear(every)
+            gone = [one.link.machine for one in every if one not in left]
+            if not left:
+                self._last()
+            return gone
+
+    def guest_files(self, link: Link) -> dict[str, bytes]:
+        """Files of a machine, below its /run: what its systemd-networkd or NetworkManager has to know."""
+        usable, local = names.resolvers(self._root)
+        return guests.files_for(link, usable or ([link.gateway] if local else []))
+
+    def resolv_conf(self, link: Link) -> bytes:
+        """A machine's /etc/resolv.conf."""
+        return names.resolv_conf(link, self._root)
+
+    def write_hosts(self, machine: str, path: str) -> None:
+        """Writes the hosts file of a machine, with the names of all others; one that exists keeps its inode."""
+        names.in_place(path, names.machine_hosts(machine, self._entries()))
+
+    def hosts_lines(self) -> bytes:
+        """The names of all machines, for the hosts file of a session."""
+        return names.block(self._entries())
+
+    def refresh_hosts(self, paths: Mapping[str, str]) -> None:
+        """Brings the hosts files of machines (by their names) up to date, each in place."""
+        names.refresh(paths, self._entries())
+
+    @contextlib.contextmanager
+    def _lock(self) -> Iterator[None]:
+        """One at a time on this host. Whoever has it is done in a moment: it is waited for."""
+        os.makedirs(f"{self._run}/attached", mode=0o700, exist_ok=True)
+        fd = os.open(f"{self._run}/lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(fd)
+
+    def _entries(self) -> list[tuple[str, str]]:
+        return names.entries_of(pools.Allotments(self._directory).read().links.values())
+
+    def _addresses(self) -> dict[str, list[str]]:
+        """The machines' addresses by their names."""
+        found: dict[str, list[str]] = {}
+        for address, machine in self._entries():
+            found.setdefault(machine, []).append(address)
+        return found
+
+    def _hold(self, session: str, address: str) -> str:
+        """The interface of a session that has an address now; empty when another one has it."""
+        plain = address.partition("/")[0]
+        lock = files.try_lock(f"{self._run}/lent/{plain}")
+        if lock is None:
+            return ""
+        number = (number_of(plain) or (0, 0))[1] & 0xFFFFFF
+        name = f"{PREFIX}{session[:5]}_{number:06x}"
+        self._held[name] = lock
+        return name
+
+    def _lend_shared(self, session: str, terms_: NetworkTerms, pool: str | None, pool6: str | None) -> Link:
+        book = pools.Allotments(self._directory)
+        with book.open():
+            where = pools.places(pool, pool6, book.blocks())
+            if terms_.bridge:
+                shared = pools.shared_for(book, terms_, where, _used_names(book))
+                book.write()
+                taken = {link.address.partition("/")[0] for link in (*book.links.values(), *self.attached())}
+                free = (
+                    _on_bridge(session, "", shared, number) for number in _places_on(shared, terms_, taken, lent=True)
+                )
+            else:
+                block, value = pools.fixed(terms_.address)
+                _refuse_taken(block, where.taken)
+                free = (Link(session, "", *pair) for pair in (pools.pair(block, value),))
+        for link in free:
+            if name := self._hold(session, link.address):
+                return replace(link, interface=name)
+        if terms_.address:
+            raise HostError(f"the address {terms_.address} is in use", hint="one session at a time can have it")
+        raise HostError(f"the network of the bridge {terms_.bridge} is used up", hint="end some sessions on it")
+
+    def _clear(self, every: list[Attached]) -> list[Attached]:
+        """Those whose interface is there; the others' traces are removed: their machines are gone."""
+        known = netlink.interfaces()
+        left = [one for one in every if one.link.interface in known]
+        gone = [one for one in every if one not in left]
+        if gone:
+            firewall.replace(left)
+            for one in gone:
+                links.remove(one.link, [other.link for other in left])
+                self._forget(one.link)
+            self._host_names()
+        return left
+
+    def _refuse_clashes(self, new: Attached, ports: tuple[terms.Port, ...], others: list[Attached]) -> None:
+        """Raises HostError when another has its name, its addresses or its ports."""
+        link = new.link
+        known = netlink.interfaces()
+        there = known.get(link.interface)
+        if there is not None and there.alias != f"roost:{link.machine}":
+            raise HostError(
+                f"the host has an interface {link.interface} already, which is not of {link.machine}",
+                hint=f"see `ip link show {link.interface}`; rename it, or the machine",
+            )
+        for port in ports:
+            _refuse_port(port, link, others)
+        if there is None:
+            own = known[link.device].index if link.device in known else -1
+            names_ = {interface.index: interface.name for interface in known.values()}
+            for block in filter(None, map(block_of, (link.address, link.address6))):
+                _refuse_overlap(link, block, own, names_)
+
+    def _set_up(self, new: Attached, others: list[Attached], netns_fd: int, *, same: bool) -> None:
+        link = new.link
+        if managers.manages_us() or self._root:
+            found = managers.running(self._root)
+            told = [m for m in found if managers.needed(m, self._root, lent=link.lent, bridge=bool(link.bridge))]
+            managers.tell(told, self._root)
+        sysctls.turn_on(f"{self._run}/settings", ipv6=bool(link.address6))
+        files.write_atomic(f"{self._run}/attached/{link.interface}", new.to_text().encode(), mode=0o600)
+        if same:
+            firewall.add(new, others)
+        else:
+            firewall.replace((*others, new))
+        links.make(link, netns_fd)
+        sysctls.of_link(link.device, localnet=_needs_localnet(link.device, (*others, new)))
+        if not link.lent:
+            self._host_names()
+
+    def _take_down(self, one: Attached, others: list[Attached]) -> None:
+        link = one.link
+        firewall.remove(one, others)
+        links.remove(link, [other.link for other in others])
+        if not others:
+            self._last()
+        elif link.bridge and link.bridge in netlink.interfaces():
+            sysctls.of_link(link.bridge, localnet=_needs_localnet(link.bridge, others))
+        self._forget(link)
+        if not link.lent:
+            self._host_names()
+
+    def _last(self) -> None:
+        managers.withdraw(self._root, ask=managers.manages_us() or bool(self._root))
+        sysctls.put_back(f"{self._run}/settings", netlink.interfaces())
+
+    def _forget(self, link: Link) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(f"{self._run}/attached/{link.interface}")
+        if link.lent:
+            files.drop_free_lock(f"{self._run}/lent/{link.address.partition('/')[0]}")
+
+    def _host_names(self) -> None:
+        """The host finds machines by their names while they are attached."""
+        path = f"{self._root}/etc/hosts"
+        entries = names.entries_of(link for link in self.attached() if not link.lent)
+        if entries or os.path.exists(path):
+            names.update(path, entries)
+
+
+def _fits(old: Link, terms_: NetworkTerms, book: pools.Allotments, pool: str | None) -> bool:
+    """Whether what was allotted is what is wanted now."""
+    shared = book.bridges.get(terms_.bridge)
+    if old.bridge != (shared.interface if shared else "") or (terms_.bridge and not shared):
+        return False
+    if terms_.address:
+        return old.address.partition("/")[0] == terms_.address.partition("/")[0]
+    own = block_of(old.address)
+    return not pool or bool(old.bridge) or (own is not None and pool_of(pool, bits=32).covers(own))
+
+
+def _used_names(book: pools.Allotments) -> set[str]:
+    allotted = (link.interface for link in book.links.values())
+    return {*netlink.interfaces(), *allotted, *(bridge.interface for bridge in book.bridges.values())}
+
+
+def _new_link(
+    machine: str, name: str, terms_: NetworkTerms, book: pools.Allotments, where: pools.Places, used: set[str]
+) -> Link:
+    if terms_.bridge:
+        shared = pools.shared_for(book, terms_, where, {*used, name})
+        taken = {link.address.partition("/")[0] for link in book.links.values() if link.bridge == shared.interface}
+        number = next(iter(_places_on(shared, terms_, taken, lent=False)), None)
+        if number is None:
+            raise HostError(f"the network of the bridge {terms_.bridge} is used up: {shared.block}")
+        return _on_bridge(machine, name, shared, number)
+    if terms_.address:
+        block, value = pools.fixed(terms_.address)
+        _refuse_taken(block, where.taken)
+        six = None
+        if where.pool6:
+            start = zlib.crc32(str(block).encode())
+            tries = (where.pool6.part((start + step) % where.machines, LINK6) for step in range(where.machines))
+            six = next((part for part in tries if not first_overlap(part, where.taken)), None)
+        return Link(machine, name, *pools.pair(block, value), *(pools.pair(six) if six else ()))
+    block, block6 = where.find(book.start())
+    return Link(machine, name, *pools.pair(block), *(pools.pair(block6) if block6 else ()))
+
+
+def _refuse_taken(block: Block, taken: list[Block]) -> None:
+    other = first_overlap(block, taken)
+    if other is not None:
+        raise HostError(
+            f"the network {block} overlaps {other}, which the host or another machine has",
+            hint="`ip route` and `roost network list` show what is there; choose another address",
+        )
+
+
+def _places_on(shared: pools.Shared, terms_: NetworkTerms, taken: set[str], *, lent: bool) -> list[int]:
+    """The free places on a bridge, as distances from its first address: its first three quarters are for machines."""
+    block = block_of(shared.block)
+    assert block is not None
+    if terms_.address:
+        _, value = pools.fixed(terms_.address)
+        inside = block.first + 1 < value < block.first + block.size - 1
+        if not inside or text_of(32, value) in taken:
+            why = "in use" if inside else f"not in its network {block}"
+            raise HostError(f"{terms_.address} on the bridge {shared.name} is {why}", hint="choose another address")
+        return [value - block.first]
+    middle = block.size - block.size // 4
+    numbers = range(middle, block.size - 1) if lent else range(2, middle)
+    return [number for number in numbers if block.host(number) not in taken]
+
+
+def _on_bridge(machine: str, name: str, shared: pools.Shared, number: int) -> Link:
+    block, block6 = block_of(shared.block), block_of(shared.block6) if shared.block6 else None
+    assert block is not None
+    six = (f"{block6.host(number)}/{block6.length}", block6.host(1)) if block6 else ("", "")
+    return Link(machine, name, f"{block.host(number)}/{block.length}", block.host(1), *six, bridge=shared.interface)
+
+
+def _refuse_port(port: terms.Port, link: Link, others: list[Attached]) -> None:
+    """Raises HostError when another machine publishes it, or a program of the host listens there."""
+    for other in others:
+        if any(port.clashes(terms.published(text)) for text in other.ports):
+            raise HostError(
+                f"port {port} of the host leads to {other.link.machine} already",
+                hint=f"publish another one for {link.machine}, or end {other.link.machine}",
+            )
+    kind = socket.SOCK_STREAM if port.protocol == "tcp" else socket.SOCK_DGRAM
+    family = socket.AF_INET6 if ":" in port.address else socket.AF_INET
+    with socket.socket(family, kind | socket.SOCK_CLOEXEC) as door:
+        if kind == socket.SOCK_STREAM:  # else a connection that has just ended would be in the way
+            door.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            door.bind((port.address, port.port))
+        except OSError as e:
+            why = "in use by a program of the host" if e.errno == errno.EADDRINUSE else f"not to be had: {e.strerror}"
+            raise HostError(
+                f"port {port} is {why}",
+                hint=f"`ss -lnp 'sport = :{port.port}'` shows it; publish another one for {link.machine}",
+            ) from None
+
+
+def _refuse_overlap(link: Link, block: Block, own: int, names_: dict[int, str]) -> None:
+    for route in netlink.routes():
+        wide = route.block.length < pools.WIDEST[block.bits]
+        if route.index != own and not wide and route.block.overlaps(block):
+            where = f"{route.block} dev {names_.get(route.index, '?')}"
+            raise HostError(
+                f"the address of {link.machine} is one that the host has a route to: {block} is in {where}",
+                hint=f"`roost network repair {link.machine}` gives it another; or remove the route: `ip route del {where}`",
+            )
+
+
+def _needs_localnet(device: str, every: tuple[Attached, ...] | list[Attached]) -> bool:
+    """Whether the host's loopback has to do with a link: a port is published there, or its resolver is asked."""
+    words = ("inet roost published4 ", "inet roost published_at4 { 127.", "inet roost resolver ")
+    return any(element.startswith(words) for one in every if one.link.device == device for element in one.elements)

@@ -1,0 +1,106 @@
+"""Kernel settings that links need. What Roost changed is remembered, and put back with the last link."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+
+from roost.errors import HostError
+from roost.host import files
+from roost.network import netlink
+from roost.network.records import PREFIX
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+_ROOT = "/proc/sys/net"
+FORWARD4 = "ipv4/ip_forward"
+FORWARD6 = "ipv6/conf/all/forwarding"
+# interfaces of others that route: whoever made them needs forwarding as much as we do
+_ROUTERS = ("docker", "br-", "virbr", "podman", "cni", "lxc", "lxd", "incus", "ve-", "vb-", "vz-", "wg", "tun", "tap")
+
+
+def read(name: str) -> str | None:
+    """The value of a setting in our network namespace; None when the kernel has no such."""
+    try:
+        with open(f"{_ROOT}/{name}", encoding="ascii") as stream:
+            return stream.read().strip()
+    except OSError:
+        return None
+
+
+def write(name: str, value: str) -> None:
+    """Raises HostError when it cannot be written."""
+    try:
+        with open(f"{_ROOT}/{name}", "w", encoding="ascii") as stream:
+            stream.write(value)
+    except OSError as e:
+        raise HostError(
+            f"net.{name.replace('/', '.')} cannot be set to {value}: {e.strerror}",
+            hint="machines have no way out without it; in a container, /proc/sys must be writable",
+        ) from e
+
+
+def wanted(*, ipv6: bool) -> dict[str, str]:
+    """What the host's settings have to be.
+
+    A host that forwards IPv6 no longer listens to routers unless accept_ra is 2 (linux/ip-sysctl): what has its own
+    default route from one would lose it.
+    """
+    found = {FORWARD4: "1"}
+    if ipv6 and read(FORWARD6) is not None:
+        found[FORWARD6] = "1"
+        names = {interface.index: interface.name for interface in netlink.interfaces().values()}
+        learned = {
+            names.get(route.index, "") for route in netlink.routes() if route.announced and not route.block.length
+        }
+        for name in sorted(learned - {""}):
+            if read(f"ipv6/conf/{name}/accept_ra") == "1":
+                found[f"ipv6/conf/{name}/accept_ra"] = "2"
+    return found
+
+
+def turn_on(memory: str, *, ipv6: bool) -> None:
+    """Forwarding; what it was before goes to the file ``memory``. Raises HostError."""
+    changed = {name: old for name, value in wanted(ipv6=ipv6).items() if (old := read(name)) not in (value, None)}
+    if not changed:
+        return
+    before = recall(memory)
+    if FORWARD4 in changed and (redirects := read("ipv4/conf/all/accept_redirects")):
+        before.setdefault("ipv4/conf/all/accept_redirects", redirects)  # the kernel changes it with forwarding
+    for name, old in changed.items():
+        before.setdefault(name, str(old))
+    files.write_atomic(memory, "".join(f"{name} {value}\n" for name, value in before.items()).encode(), mode=0o600)
+    order = sorted(changed, key=lambda name: "accept_ra" not in name)  # first those that save a route
+    for name in order:
+        write(name, "2" if name.endswith("accept_ra") else "1")
+
+
+def recall(memory: str) -> dict[str, str]:
+    """What Roost changed, with the values from before."""
+    try:
+        with open(memory, encoding="ascii") as stream:
+            pairs = [line.split(" ") for line in stream.read().splitlines()]
+    except FileNotFoundError:
+        return {}
+    return {pair[0]: pair[1] for pair in pairs if len(pair) == 2 and ".." not in pair[0]}
+
+
+def put_back(memory: str, others: Iterable[str]) -> None:
+    """All as before; not forwarding where others of the host's interfaces (``others``, names) live from it."""
+    before = recall(memory)
+    if before and not any(name.startswith(_ROUTERS) and not name.startswith(PREFIX) for name in others):
+        order = sorted(before, key=lambda name: ("forward" not in name, name))
+        for name in order:
+            with contextlib.suppress(HostError):  # an interface that has gone
+                write(name, before[name])
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(memory)
+
+
+def of_link(device: str, *, localnet: bool) -> None:
+    """A link's own: no router is listened to; packets of the host's loopback go through it only when they have to."""
+    write(f"ipv4/conf/{device}/route_localnet", "1" if localnet else "0")
+    if read(f"ipv6/conf/{device}/accept_ra") is not None:
+        write(f"ipv6/conf/{device}/accept_ra", "0")
