@@ -181,11 +181,11 @@ class Machines:
             details = e.details or self.host.console(record.name)
             raise HostError(e.brief, details=details, hint=e.hint or f"`roost logs {record.name}`") from None
         if record.firstboot and not readiness.is_systemd(leader):
-            self._first_boot(record, leader, stop_fd)
+            self._first_boot(leader, stop_fd)
         return f"{found.state}: {' '.join(found.failed)}" if found.failed else found.state
 
-    def _first_boot(self, record: Booted, leader: Leader, stop_fd: int | None) -> None:
-        """Runs what is to be run once, where no unit does it. Raises StepError."""
+    def _first_boot(self, leader: Leader, stop_fd: int | None) -> None:
+        """Runs what is to be run once, where no unit does it. Raises HostError."""
         from roost.boot import firstboot
         from roost.boot.inside import run_inside
         from roost.engine.execute import Streams
