@@ -80,8 +80,9 @@ class Booting:
         return self.definition.definition.network
 
     def down(self, patterns: Sequence[str] = ()) -> list[Outcome]:
-        """Ends machines, by the names of those that were brought up; orderly first, firmly when their time is over."""
-        names = self._booted(patterns)
+        """Ends machines (none named: all that run); orderly first, firmly when their time is over."""
+        boots = self._boots()
+        names = [name for name in self._booted(patterns) if patterns or boots.is_up(name) or self.store.is_alive(name)]
         return self._side_by_side({name: self._downer(name) for name in names})
 
     def _downer(self, name: str) -> Callable[[int], Outcome]:

@@ -76,6 +76,7 @@ def mount_machine(spec: Spec, given: Mapping[str, bytes], *, hosts: str, resolv_
             continue
         with open(place, "wb") as stream:
             stream.write(content)
+            os.fchown(stream.fileno(), spec.base, spec.base)
             os.fchmod(stream.fileno(), 0o600 if "system-connections" in path else 0o644)
     return look_inside("merged")
 
