@@ -1,0 +1,86 @@
+"""Machines that boot on a host without systemd, in network namespaces of the tests' own."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import TYPE_CHECKING, Any
+
+from roost.network import netlink
+from system.network_rig import Host
+from system.rig import Done, Rig, wait_for
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+# a host whose /etc/hosts and /etc/resolv.conf may be changed; machines outlive the command, and keep these
+_OWN_FILES = 'mount --bind "$0/hosts" /etc/hosts; mount --bind "$0/resolv.conf" /etc/resolv.conf; exec "$@"'
+INITTAB = "::sysinit:/bin/sh /etc/rc\n::respawn:/bin/sleep 1000\n"
+RC = "#!/bin/sh\necho booted on the console\ndate >> /var/boots\ntouch /run/ready\n"
+BOOT = """
+[machines.tiny]
+from = "layer:booty"
+"""
+
+
+class BootRig(Rig):
+    """The command on such a host. ``booty`` is the layer ``tiny`` with busybox's init."""
+
+    def __init__(self, state: str, directory: Path, host: Host, definition: str = BOOT) -> None:
+        super().__init__(state, directory, definition)
+        self.host = host
+
+    def __call__(self, *words: str, **more: Any) -> Done:
+        own = ("unshare", "--mount", "--propagation=private", "sh", "-c", _OWN_FILES, f"{self.host.root}/etc")
+        with netlink.inside(self.host.here.fd):
+            return super().__call__(*words, prefix=own, **more)
+
+    def make_booty(self) -> None:
+        """The layer, committed from a session."""
+        kept = self.definition_of_tiny()
+        script = (
+            f"mkdir -p /sbin /var; ln -s ../bin/busybox /sbin/init; printf '%s' '{INITTAB}' > /etc/inittab;"
+            f" printf '%s' '{RC}' > /etc/rc; : > /var/boots"
+        )
+        session = self.kept(script)
+        assert self("session", "commit", session, "booty").status == 0
+        assert self("session", "remove", session).status == 0
+        self.define(kept)
+
+    def definition_of_tiny(self) -> str:
+        """Sets the plain machine; the definition that there was."""
+        before = self.file.read_text(encoding="utf-8")
+        self.define('[machines.tiny]\nfrom = "layer:tiny"\n')
+        return before
+
+    def up(self, *words: str) -> dict[str, Any]:
+        """``roost up tiny`` and its outcome; it succeeds."""
+        done = self("--json", "up", "tiny", *words)
+        assert done.status == 0, done
+        found: list[dict[str, Any]] = json.loads(done.out)
+        return found[0]
+
+    def status(self, machine: str = "tiny") -> dict[str, Any]:
+        """``roost status`` of one."""
+        found: list[dict[str, Any]] = self.json("status")
+        return next(one for one in found if one["machine"] == machine)
+
+    def inside(self, script: str, machine: str = "tiny", *options: str) -> Done:
+        """``roost exec``."""
+        return self("exec", machine, *options, "--", "sh", "-c", script)
+
+    def nspawn(self, machine: str = "tiny") -> int:
+        """nspawn's process id."""
+        with open(f"{self.state}/run/booted/{machine}/run.json", encoding="ascii") as stream:
+            found: int = json.load(stream)["pid"]
+        return found
+
+    def supervisor(self, machine: str = "tiny") -> int:
+        """The supervisor's process id."""
+        with open(f"{self.state}/run/booted/{machine}/supervisor", encoding="ascii") as stream:
+            return int(stream.read())
+
+    def close(self) -> None:
+        """No machine stays up."""
+        self("down", "--remove")
+        wait_for(lambda: not os.path.isdir(f"{self.state}/run/booted") or not os.listdir(f"{self.state}/run/booted"))

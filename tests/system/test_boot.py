@@ -1,0 +1,223 @@
+"""Machines that boot, on a host without systemd: up, down, changes, kills, and what is left (nothing)."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import pytest
+
+from system.boot_rig import BOOT, BootRig
+from system.network_rig import WAN, Host, host_at, peer_of
+from system.rig import wait_for
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Iterator[Host]:
+    """A host of the test's own."""
+    with host_at(str(tmp_path / "host")) as made:
+        yield made
+
+
+@pytest.fixture
+def rig(host: Host, new_store: Callable[[], str], tmp_path: Path) -> Iterator[BootRig]:
+    """The command on it; no machine stays up."""
+    made = BootRig(new_store(), tmp_path, host)
+    made.make_booty()
+    yield made
+    made.close()
+    assert "roost" not in host.state()["rules"]
+
+
+def test_a_machine_boots_answers_and_ends(rig: BootRig) -> None:
+    """Its own init runs, with a network; afterwards the host is as it was."""
+    before = rig.host.state()
+    outcome = rig.up()
+    assert (outcome["action"], outcome["state"]) == ("started", "ready")
+    assert rig.status()["state"] == "up"
+    done = rig.inside("cat /proc/1/comm; hostname; cat /run/ready; ls -d /var/boots")
+    assert done.text.split() == ["init", "tiny", "/var/boots"]
+    assert "booted on the console" in rig("logs", "tiny").text
+    done = rig("down", "tiny")
+    assert done.status == 0
+    assert rig.status()["state"] == "down"
+    assert rig.host.state() == before
+
+
+def test_its_changes_stay_and_are_told(rig: BootRig) -> None:
+    """What it writes is there after a restart, in `session diff`, and becomes a layer."""
+    rig.up()
+    assert rig.inside("echo kept > /etc/kept").status == 0
+    assert "/etc/kept" in rig("session", "diff", "tiny").text
+    refused = rig("session", "commit", "tiny", "mine")
+    assert refused.status != 0
+    assert "roost down tiny" in refused.said
+    assert rig("restart", "tiny").status == 0
+    assert rig.inside("cat /etc/kept; wc -l < /var/boots").text.split() == ["kept", "2"]
+    assert rig("down", "tiny").status == 0
+    assert rig("session", "commit", "tiny", "mine").status == 0
+    rig.define('[machines.tiny]\nfrom = "layer:mine"\n')
+    assert rig.run("cat /etc/kept").out == b"kept\n"
+
+
+def test_an_ephemeral_machine_begins_anew(rig: BootRig) -> None:
+    """Nothing that it has written is there at the next start, nor on disk."""
+    rig.up("--ephemeral")
+    rig.inside("echo gone > /etc/gone")
+    assert rig("restart", "tiny").status == 0
+    assert rig.inside("test ! -e /etc/gone").status == 0
+    assert rig("down", "tiny").status == 0
+    assert not os.listdir(f"{rig.state}/running")
+    assert "tiny" not in os.listdir(f"{rig.state}/sessions")
+
+
+def test_nat_names_and_no_way_in(rig: BootRig) -> None:
+    """It reaches what has no way back to it, finds its neighbour by name, and nobody outside reaches it."""
+    rig.define(BOOT + '\n[machines.other]\nfrom = "layer:booty"\n')
+    assert rig("up", "tiny", "other").status == 0
+    address = rig.status()["address"]
+    with rig.host.wan.listen(4444) as door:
+        assert rig.inside(f"nc -w 2 {WAN} 4444 </dev/null").status == 0
+        assert peer_of(door) == "198.51.100.2"
+    rig.inside("nc -l -p 80 -e echo hello >/dev/null 2>&1 &", "other")
+    wait_for(lambda: rig.inside("nc -w 1 other 80 </dev/null").text == "hello\n")
+    rig.host.wan.ip(f"route add {address}/32 via 198.51.100.2")
+    rig.inside("nc -l -p 81 -e echo hello >/dev/null 2>&1 &")
+    wait_for(lambda: rig.host.here.reaches(address, 81))
+    rig.inside("nc -l -p 82 -e echo hello >/dev/null 2>&1 &")
+    assert not rig.host.wan.reaches(address, 82)
+    with open(f"{rig.host.root}/etc/hosts", encoding="utf-8") as stream:
+        assert f"{address}\ttiny" in stream.read()
+
+
+def test_only_what_changed_changes(rig: BootRig) -> None:
+    """A port is opened in the running machine; another layer needs a start. Both are told."""
+    rig.up()
+    first = rig.nspawn()
+    assert rig.up()["action"] == "unchanged"
+    rig.define(BOOT + 'network = { publish = ["8080:80"] }\n')
+    assert "network.publish" in " ".join(rig.status()["outdated"])
+    outcome = rig.up()
+    assert outcome["action"] == "changed"
+    assert "network.publish: none to 8080:80" in outcome["changes"]
+    assert rig.nspawn() == first
+    rig.inside("nc -l -p 80 -e echo hello >/dev/null 2>&1 &")
+    wait_for(lambda: rig.host.wan.reaches("198.51.100.2", 8080))
+    rig.define(BOOT + 'environment = { A = "b" }\nlimits = { tasks = 200 }\n')
+    outcome = rig.up()
+    assert outcome["action"] == "restarted"
+    assert "limits.tasks: none to 200" in outcome["changes"]
+    assert rig.nspawn() != first
+
+
+def test_other_layers_and_the_way_back(rig: BootRig) -> None:
+    """Its layers are exchanged below its changes, and exchanged back; gc keeps both."""
+    rig.up()
+    rig.inside("echo mine > /etc/mine")
+    rig.define(BOOT + 'scripts = ["echo new > /etc/new\\n"]\n')
+    outcome = rig.up()
+    assert (outcome["action"], outcome["changes"]) == ("restarted", ["layers changed"])
+    assert rig.inside("cat /etc/new /etc/mine").text.split() == ["new", "mine"]
+    assert rig("gc").status == 0
+    done = rig("rollback", "tiny")
+    assert done.status == 0, done
+    assert rig.inside("cat /etc/mine; test ! -e /etc/new").text.split() == ["mine"]
+    assert rig("rollback", "tiny").status == 0
+    assert rig.inside("cat /etc/new").text.split() == ["new"]
+
+
+@pytest.mark.parametrize("victim", ["nspawn", "supervisor"])
+def test_a_kill_leaves_nothing(rig: BootRig, victim: str) -> None:
+    """nspawn is started again by its supervisor; without a supervisor all of it goes, and `up` starts it anew."""
+    rig.up()
+    pid = rig.nspawn()
+    os.kill(rig.supervisor() if victim == "supervisor" else pid, signal.SIGKILL)
+    if victim == "nspawn":
+        wait_for(lambda: _runs_as_another(rig, pid))
+        assert rig.inside("wc -l < /var/boots").text.split() == ["2"]
+        return
+    wait_for(lambda: not os.path.exists(f"/proc/{pid}"))
+    assert rig.status()["state"] == "down"
+    assert rig("down", "tiny").status == 0
+    assert rig.up()["action"] == "started"
+
+
+def _runs_as_another(rig: BootRig, pid: int) -> bool:
+    with contextlib.suppress(OSError, json.JSONDecodeError):
+        return rig.nspawn() != pid and rig.status()["state"] == "up"
+    return False
+
+
+def test_two_at_once(rig: BootRig) -> None:
+    """Both succeed; there is one machine."""
+    with ThreadPoolExecutor(2) as pool:
+        done = list(pool.map(lambda _: rig("--json", "up", "tiny"), range(2)))
+    assert [one.status for one in done] == [0, 0], done
+    assert sorted(json.loads(one.out)[0]["action"] for one in done) == ["started", "unchanged"]
+
+
+def test_a_machine_that_ends_itself(rig: BootRig) -> None:
+    """poweroff inside ends it; reboot starts it again."""
+    rig.up()
+    pid = rig.nspawn()
+    rig.inside("reboot")
+    wait_for(lambda: _runs_as_another(rig, pid))
+    rig.inside("poweroff")
+    wait_for(lambda: rig.status()["state"] == "down")
+    assert not os.path.exists(f"{rig.state}/run/booted/tiny/run.json")
+
+
+def test_without_an_init(rig: BootRig) -> None:
+    """It is said before anything is started, with what is missing and what to do."""
+    rig.define('[machines.tiny]\nfrom = "layer:tiny"\n')
+    done = rig("up", "tiny")
+    assert done.status == 1
+    assert "no init" in done.said
+    assert "boot = {}" in done.said
+    assert rig.status()["state"] == "down"
+
+
+def test_never_ready(rig: BootRig) -> None:
+    """The time is over, its last words are told, and it stays up to be looked into."""
+    rig.define(BOOT + 'boot = { ready = "test -e /never", timeout = 2 }\n')
+    done = rig("up", "tiny")
+    assert done.status == 1
+    assert "not ready within 2 s" in done.said
+    assert "booted on the console" in done.said
+    assert rig.status()["state"] == "up"
+
+
+def test_first_boot(rig: BootRig) -> None:
+    """A script that fails is run again at the next start, what has succeeded is not."""
+    rig.define(
+        BOOT
+        + """boot = {}
+firstboot = ["echo one >> /var/log-one\\n", "echo two >> /var/log-two\\ntest -e /var/allowed\\n", "echo three >> /var/log-three\\n"]
+"""
+    )
+    done = rig("up", "tiny")
+    assert done.status == 1
+    assert "script 2 failed" in done.said
+    rig.inside("touch /var/allowed")
+    assert rig("restart", "tiny").status == 0
+    assert rig("restart", "tiny").status == 0
+    assert rig.inside("cat /var/log-one /var/log-two /var/log-three").text.split() == ["one", "two", "two", "three"]
+
+
+def test_removed(rig: BootRig) -> None:
+    """Nothing of it is in the store but its layers."""
+    rig.up()
+    done = rig("down", "--remove", "tiny")
+    assert done.status == 0, done
+    assert rig("status").text == ""
+    assert not os.listdir(f"{rig.state}/booted")
+    assert not os.listdir(f"{rig.state}/sessions")
+    assert "tiny" not in rig.host.read("etc/hosts")
