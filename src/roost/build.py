@@ -16,6 +16,7 @@ from msgspec import Struct
 
 from roost.distro import family as family_of
 from roost.distro import recipe as recipe_of
+from roost.distro.recipe import Origin
 from roost.engine import seccomp
 from roost.engine.execute import Streams, execute
 from roost.engine.spec import MOUNT_POINTS, PROVISION, Bound, Limits, Overlaid, Spec
@@ -217,7 +218,7 @@ class LayerMaker:
 
     def _make_upper(self, stage: str) -> None:
         host = self._family.read_host()
-        provision = self._family.provision(self._base, self._recipe, host=host)
+        provision = self._family.provision(self._base, self._recipe, host=host, repositories=self._origins())
         steps = self._steps()
         _overlay_directories(stage, "")
         overlaid: tuple[Overlaid, ...] = ()
@@ -273,14 +274,28 @@ class LayerMaker:
     def _steps(self) -> Sequence[Step]:
         contents = self._layer.contents
         assert contents is not None
-        steps = []
-        if contents.packages:
-            count = len(contents.packages)
-            name = f"install {contents.packages[0] if count == 1 else f'{count} packages'}"
-            steps.append(Step(name=name, inside=self._family.install(contents.packages), manager=True))
-        steps += [
-            Step(name=f"user {user.name}", inside=self._family.add_user(user), manager=True) for user in contents.users
+        family = self._family
+        steps = [
+            Step(name=f"repository {one.name}", inside=family.add_repository(one)) for one in contents.repositories
         ]
+        if contents.packages or contents.init or contents.repositories:
+            count = len(contents.packages)
+            packages = "" if not count else contents.packages[0] if count == 1 else f"{count} packages"
+            what = " and ".join(word for word in ("an init" if contents.init else "", packages) if word)
+            name = f"install {what}" if what else "look at the repositories"
+            inside = family.install(contents.packages, init=contents.init)
+            steps.append(Step(name=name, inside=inside, manager=True))
+        if contents.locale:
+            steps.append(
+                Step(name=f"locale {contents.locale}", inside=family.set_locale(contents.locale), manager=True)
+            )
+        if contents.timezone:
+            zone = contents.timezone
+            steps.append(Step(name=f"timezone {zone}", inside=family.set_timezone(zone), manager=True))
+        steps += [Step(name=f"user {user.name}", inside=family.add_user(user), manager=True) for user in contents.users]
+        if contents.root_password is not None:
+            inside = family.set_root_password(contents.root_password)
+            steps.append(Step(name="root password", inside=inside, manager=True))
         for file in contents.files:
             argv = ("sh", "-c", _PUT_FILE, "sh", f"{file.mode:o}", file.owner, file.group, file.path)
             steps.append(Step(name=f"file {file.path}", inside=_inside_of(argv, file.content)))
@@ -288,7 +303,17 @@ class LayerMaker:
             Step(name=script.name, inside=_inside_of(("sh", "-c", _RUN_SCRIPT), script.content))
             for script in contents.scripts
         ]
+        if contents.services:  # after the scripts, which may have brought their units
+            steps.append(Step(name="enable services", inside=family.enable(contents.services)))
+        if contents.init:
+            steps.append(Step(name="ready to boot", inside=family.ready_to_boot()))
         return steps
+
+    def _origins(self) -> tuple[Origin, ...]:
+        """The repositories of this layer and of those below it, whoever has made them."""
+        written = [self._store.layer(digest).facts for digest in self._parents]
+        found = [one for facts in (*written, self._layer.facts) for one in facts.get("repositories", {}).values()]
+        return tuple(Origin(url=url, keys=keys) for url, _, _, keys in found)
 
     # the package cache
 

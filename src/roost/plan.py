@@ -161,6 +161,17 @@ def contents_facts(contents: Contents) -> dict[str, Any]:
         }
     if contents.scripts:
         facts["scripts"] = [[script.name, _sha(script.content)] for script in contents.scripts]
+    if contents.repositories:
+        facts["repositories"] = {
+            one.name: [one.url, list(one.suites), list(one.components), _sha(one.key)] for one in contents.repositories
+        }
+    if contents.services:
+        facts["services"] = sorted(set(contents.services))
+    facts |= {key: value for key in ("locale", "timezone") if (value := getattr(contents, key))}
+    if contents.root_password is not None:
+        facts["root_password"] = _sha(contents.root_password.encode()) if contents.root_password else "none"
+    if contents.init:
+        facts["init"] = True
     return facts
 
 
@@ -185,15 +196,17 @@ def why(own: str, facts: dict[str, Any], before: tuple[str, dict[str, Any]] | No
 def _difference(key: str, old: Any, new: Any) -> list[str]:
     if old == new:
         return []
-    if key in ("packages", "components"):
+    if key in ("packages", "components", "services"):
         return _sets(key, set(old or ()), set(new or ()))
-    if key in ("files", "users"):
+    if key in ("files", "users", "repositories"):
         old, new = old or {}, new or {}
         changed = sorted(name for name in old.keys() & new.keys() if old[name] != new[name])
         return [*_sets(key, set(old), set(new)), *([f"{key} changed: {', '.join(changed)}"] if changed else [])]
     if key == "scripts":
         names = [new_item[0] for new_item in new or () if new_item not in (old or ())]
         return [f"scripts changed: {', '.join(names)}" if names else "scripts removed or reordered"]
+    if key in ("root_password", "init"):  # what is known of them says nothing
+        return [f"{key.replace('_', '-')} {'changed' if old and new else 'added' if new else 'removed'}"]
     return [f"{key.replace('_', '-')} changed: {old or 'default'} to {new or 'default'}"]
 
 

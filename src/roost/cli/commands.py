@@ -112,6 +112,14 @@ def _described(item: MachinePlan) -> dict[str, object]:
                 for f in layer.files
             ],
             "scripts": [script.name for script in layer.scripts],
+            "repositories": [
+                {"name": r.name, "url": r.url, "suites": r.suites, "components": r.components}
+                for r in layer.repositories
+            ],
+            "services": list(layer.services),
+            "locale": layer.locale,
+            "timezone": layer.timezone,
+            "init": layer.init,
         }
         for layer in machine.layers
     ]
@@ -121,6 +129,9 @@ def _described(item: MachinePlan) -> dict[str, object]:
         "binds": msgspec.to_builtins(machine.binds), "network": machine.network, "private_users": machine.private_users,
         "capabilities": list(machine.capabilities),
         "limits": {name: getattr(machine, name) for name in LIMITS}, "layers": list(item.layers),
+        "boot": msgspec.to_builtins(machine.boot), "boot_network": machine.boot_network,
+        "private_network": msgspec.to_builtins(machine.private_network),
+        "firstboot": [script.name for script in machine.firstboot],
     }  # fmt: skip
 
 

@@ -277,3 +277,80 @@ def cpus(number: float) -> str:
 def tasks(number: int) -> str:
     """Processes and threads (pids.max)."""
     return "" if 1 <= number <= 1 << 22 else f"from 1 to {1 << 22} tasks (the kernel's PID_MAX_LIMIT)"
+
+
+def host_name(name: str) -> str:
+    """What a machine calls itself: labels as in a machine's name, with dots (RFC 1123; Linux takes 64 characters)."""
+    good = len(name) <= 64 and not any(machine_name(label) for label in name.split("."))
+    return "" if good else f"not a host name {name!r}: labels of a-z, 0-9 and '-' with dots between, at most 64 in all"
+
+
+def repository(name: str) -> str:
+    """The name of a file that apt and dnf read."""
+    if made_of(name, LOWER + DIGITS + "-_") and len(name) <= 64 and name[0] in LOWER + DIGITS:
+        return ""
+    return f"not a repository's name {name!r}: a-z, 0-9, '-' and '_', at most 64, beginning with a letter or digit"
+
+
+def suite(name: str) -> str:
+    """One word of sources.list; a directory (a flat repository) ends with '/'."""
+    if made_of(name, LETTERS + DIGITS + "-._/+~") and ".." not in name.split("/"):
+        return ""
+    return f'not a suite {name!r}: one word, like "bookworm", or a directory, like "./"'
+
+
+def keys(content: bytes) -> str:
+    """A file with OpenPGP public keys, armoured or not (RFC 9580, 6.2 and 4.2); a secret one would stay in the layer."""
+    if b"-----BEGIN PGP PRIVATE KEY BLOCK-----" in content:
+        return "this is a private key, and it would stay in the layer: export the public one"
+    if b"-----BEGIN PGP PUBLIC KEY BLOCK-----" in content:
+        return ""
+    first = content[0] if content else 0
+    tag = first & 0x3F if first & 0x40 else (first & 0x3C) >> 2
+    if first & 0x80 and tag in (5, 7):  # secret key, secret subkey
+        return "this is a private key, and it would stay in the layer: export the public one"
+    return "" if first & 0x80 and tag == 6 else "holds no OpenPGP keys: `gpg --export KEY` writes such a file"
+
+
+def unit(name: str) -> str:
+    """A unit of systemd's (systemd.unit(5)); without an ending it is a service."""
+    if not made_of(name, LETTERS + DIGITS + ":-_.\\@") or len(name) > 255 or name[0] in "-.@" or name[-1] == ".":
+        return f'not a unit {name!r}: one like "ssh", "fstrim.timer" or "getty@tty1.service"'
+    return ""
+
+
+def locale(name: str) -> str:
+    """A locale by glibc's name (its SUPPORTED file): LANGUAGE_COUNTRY.CHARSET@MODIFIER."""
+    stem, _, modifier = name.partition("@")
+    place, dot, charset = stem.partition(".")
+    language, _, country = place.partition("_")
+    good = language in ("C", "POSIX") or (made_of(language, LOWER) and 2 <= len(language) <= 3)
+    good = good and (place == language or (made_of(country, LOWER.upper()) and len(country) == 2))
+    good = good and (not dot or made_of(charset, LETTERS + DIGITS + "-")) and ("@" not in name or modifier.isalnum())
+    if not good:
+        return f'not a locale {name!r}: one like "C.UTF-8" or "de_DE.UTF-8"'
+    if charset != "UTF-8" and charset.lower().replace("-", "") == "utf8":
+        return f"write the locale as '{place}.UTF-8{name[len(stem) :]}'"
+    return ""
+
+
+def timezone(name: str) -> str:
+    """A time zone by its name in the tz database: Area/City, or UTC."""
+    parts = name.split("/")
+    word = LETTERS + DIGITS + "-_+"
+    good = all(made_of(part, word) and part[0].isupper() for part in parts) and 2 <= len(parts) <= 3
+    if name == "UTC" or (good and len(name) <= 100):
+        return ""
+    return f'not a time zone {name!r}: Area/City, like "Europe/Berlin", or "UTC"'
+
+
+def password_hash(text: str) -> str:
+    """A password as crypt(5) stores it, or nothing for none at all. It is never repeated: it may be the password."""
+    if not text:
+        return ""
+    if not text.startswith("$"):
+        return "a password itself has no place here, only what crypt(5) makes of it: `openssl passwd -6` asks and prints it"
+    _, kind, *rest = text.split("$")
+    word = LETTERS + DIGITS + "./=,-_"
+    good = made_of(kind, LOWER + DIGITS) and len(rest) >= 2 and all(made_of(part, word) for part in rest)
+    return "" if good else "not a hash of crypt(5): one like $6$SALT$HASH, `openssl passwd -6` prints it"

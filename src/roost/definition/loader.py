@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 from msgspec import Struct, ValidationError, convert
 
 from roost.definition.mistakes import Document, Place, report
-from roost.definition.model import Definition, Machine, Profile, Resolved
+from roost.definition.model import Definition, Machine, Pool, Profile, Resolved
 from roost.definition.parts import read_regular
 from roost.definition.resolve import resolve
+from roost.definition.together import pool
 from roost.errors import DefinitionError
 
 if TYPE_CHECKING:
@@ -36,7 +37,8 @@ class Loaded(Struct, frozen=True, kw_only=True):
 
     ``path`` is absolute: the file, or the directory when its files were read as one. ``definition`` is as written (of
     a directory: every machine and profile, without the defaults). ``machines`` are in the order of the file. ``inputs``
-    are all the files that were read, ``read`` is when (nanoseconds since the epoch, before the first).
+    are all the files that were read, ``read`` is when (nanoseconds since the epoch, before the first). ``pool`` and
+    ``pool6`` are where private addresses come from, None when no file says so.
     """
 
     path: str
@@ -44,6 +46,8 @@ class Loaded(Struct, frozen=True, kw_only=True):
     machines: dict[str, Resolved]
     inputs: tuple[str, ...] = ()
     read: int = 0
+    pool: str | None = None
+    pool6: str | None = None
 
 
 def load(
@@ -78,6 +82,7 @@ def load(
     resolved = resolve(documents, facts=remembered, known=known, architecture=architecture)
     if not resolved and not any(("machines",) in document.skipped for document in documents):
         Place(documents[0], ("machines",)).wrong("there is no machine, add a table [machines.NAME]")
+    addresses, addresses6 = pool(documents)
     report(documents, shown)
     inputs = {os.path.abspath(name) for name in names}.union(*(document.inputs for document in documents))
     return Loaded(
@@ -86,6 +91,8 @@ def load(
         machines=resolved,
         inputs=tuple(sorted(inputs)),
         read=began,
+        pool=addresses,
+        pool6=addresses6,
     )
 
 
@@ -202,4 +209,5 @@ def _definition(documents: Sequence[Document]) -> Definition:
     for document in documents:
         machines |= document.definition.machines
         profiles |= document.definition.profiles
-    return Definition(machines=machines, profiles=profiles)
+    addresses, addresses6 = pool(documents)
+    return Definition(network=Pool(pool=addresses, pool6=addresses6), machines=machines, profiles=profiles)

@@ -305,7 +305,8 @@ class Resolved(Struct, frozen=True, kw_only=True):
     ``family`` is empty for a machine made from a layer: ``with_family`` fills it. ``binds`` have absolute sources and
     targets. ``memory``, ``disk`` and ``output`` are bytes, ``time`` is seconds. ``capabilities`` are those beyond the
     default ones. ``boot`` None: the definition does not say that it boots. ``network`` is the mode of runs,
-    ``boot_network`` that of the booted machine. ``no_new_privileges`` None: nobody says, and the layer that it stands on may have a user with sudo.
+    ``boot_network`` that of the booted machine. ``no_new_privileges`` None: nobody says, and the layer that it stands on
+    may have a user with sudo.
     Lookups that fail later (a package that the mirror does not have) are the build's.
     """
 

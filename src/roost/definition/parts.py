@@ -10,20 +10,25 @@ from typing import TYPE_CHECKING, Any
 from msgspec import Struct
 
 from roost.definition import checks
-from roost.definition.model import Bind, File, FileContent, Machine, Profile, Script, User
+from roost.definition.model import Bind, File, FileContent, Machine, Profile, RepositoryKeys, Script, User
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from roost.definition.mistakes import Place
-    from roost.definition.model import Limits, ScriptSource
+    from roost.definition.model import Boot, Limits, Network, Repository, ScriptSource
 
 SOURCE_MOST = 64 << 20
 """Bytes of a file that a definition may take into a layer; it is read whole, at every start."""
 
+_UNREAD = b"?"
+
 
 class Part(Struct, frozen=True, kw_only=True):
-    """None: not written. ``packages`` has the list for every family under the empty name."""
+    """None: not written. ``packages`` has the list for every family under the empty name.
+
+    ``boot`` and ``network`` have what is written of them, as it is used; ``boot`` None: there is no such table.
+    """
 
     packages: dict[str, tuple[str, ...]] | None
     users: tuple[User, ...] | None
@@ -31,17 +36,26 @@ class Part(Struct, frozen=True, kw_only=True):
     scripts: tuple[Script, ...] | None
     environment: dict[str, str]
     binds: tuple[Bind, ...] | None
+    repositories: tuple[RepositoryKeys, ...] | None
+    services: tuple[str, ...] | None
+    firstboot: tuple[Script, ...] | None
     limits: dict[str, Any] = {}
+    boot: dict[str, Any] | None = None
+    network: dict[str, Any] = {}
     keyring: tuple[str, str] | None = None
 
 
 def part(place: Place, written: Machine | Profile) -> Part:
     """Check and read one table; what is wrong is told at ``place`` and left out."""
     place.at("description").wrong(checks.control(written.description or ""))
-    limits, keyring = None, None
+    limits, keyring, boot, network = None, None, None, None
     if isinstance(written, Machine):
         _base(place, written)
-        limits, keyring = written.limits, written.keyring
+        _system(place, written)
+        limits, keyring, boot, network = written.limits, written.keyring, written.boot, written.network
+    services = written.services
+    if services is not None:
+        _each(place.at("services"), services, checks.unit)
     return Part(
         packages=None if written.packages is None else _packages(place.at("packages"), written.packages),
         users=None if written.user is None else _users(place.at("user"), written.user),
@@ -49,7 +63,12 @@ def part(place: Place, written: Machine | Profile) -> Part:
         scripts=None if written.scripts is None else _scripts(place.at("scripts"), written.scripts),
         environment=_environment(place.at("environment"), written.environment or {}),
         binds=None if written.binds is None else _binds(place.at("binds"), written.binds),
+        repositories=_repositories(place.at("repositories"), written.repositories),
+        services=None if services is None else tuple(services),
+        firstboot=None if written.firstboot is None else _scripts(place.at("firstboot"), written.firstboot),
         limits={} if limits is None else _limits(place.at("limits"), limits),
+        boot=None if boot is None else _boot(place.at("boot"), boot),
+        network={} if network is None else _network(place.at("network"), network),
         keyring=None if keyring is None else _keyring(place.at("keyring"), keyring),
     )
 
@@ -64,6 +83,16 @@ def _base(place: Place, written: Machine) -> None:
         if not written.components:
             place.at("components").wrong("the list is empty: leave the key out to get the distribution's own")
         _each(place.at("components"), written.components, checks.component)
+
+
+def _system(place: Place, written: Machine) -> None:
+    for key, value, check in (
+        ("locale", written.locale, checks.locale),
+        ("timezone", written.timezone, checks.timezone),
+        ("root-password", written.root_password, checks.password_hash),
+    ):
+        if value is not None:
+            place.at(key).wrong(check(value))
 
 
 def _each(place: Place, values: list[str], check: Callable[[str], str]) -> None:
@@ -196,6 +225,69 @@ def _limits(place: Place, limits: Limits) -> dict[str, Any]:
     return found
 
 
+def _boot(place: Place, boot: Boot) -> dict[str, Any]:
+    found = {name: value for name in boot.__struct_fields__ if (value := getattr(boot, name)) is not None}
+    for name in ("timeout", "stop_timeout"):
+        if name in found:
+            found[name], wrong = checks.limit("time", found[name])
+            place.at(name.replace("_", "-")).wrong(wrong)
+    if boot.hostname is not None:
+        place.at("hostname").wrong(checks.host_name(boot.hostname))
+    if boot.ready is not None:
+        place.at("ready").wrong(checks.nul(boot.ready))
+    return found
+
+
+def _network(place: Place, network: Network) -> dict[str, Any]:
+    found = {name: value for name in network.__struct_fields__ if (value := getattr(network, name)) is not None}
+    if not found.keys() - {"mode"}:
+        return found
+    from roost.definition import network_checks  # few definitions have more than a mode
+
+    if network.mode in ("host", "none"):
+        for name in network_checks.PRIVATE_KEYS:
+            if name in found:
+                place.at(name).wrong(f"only a private network has it, and the mode is '{network.mode}'")
+    if network.bridge:
+        place.at("bridge").wrong(network_checks.bridge(network.bridge))
+    if network.address:
+        place.at("address").wrong(network_checks.address(network.address))
+    for name, check in (("egress", network_checks.egress), ("publish", lambda text: network_checks.publish(text)[1])):
+        if name in found:
+            _each(place.at(name), found[name], check)
+            found[name] = tuple(found[name])
+    return found
+
+
+def _repositories(place: Place, written: list[Repository] | None) -> tuple[RepositoryKeys, ...] | None:
+    if written is None:
+        return None
+    repositories = []
+    names: set[str] = set()
+    for index, one in enumerate(written):
+        here = place.at(index)
+        here.at("name").wrong(checks.repository(one.name))
+        if one.name and one.name in names:
+            here.at("name").wrong(f"repository '{one.name}' is in the list already")
+        names.add(one.name)
+        here.at("url").wrong(checks.mirror(one.url))
+        _each(here.at("suites"), one.suites, checks.suite)
+        _each(here.at("components"), one.components, checks.component)
+        flat = [suite for suite in one.suites if suite.endswith("/")]
+        if flat and (one.components or len(flat) < len(one.suites)):
+            here.at("suites").wrong(
+                f"{flat[0]!r} is a directory: it has no components, and stands with directories only"
+            )
+        key = _read(here.at("key"), one.key) if one.key else b""
+        if one.key and key != _UNREAD:
+            here.at("key").wrong(checks.keys(key))
+        components = () if flat else tuple(one.components or ("main",))
+        repositories.append(
+            RepositoryKeys(name=one.name, url=one.url, suites=tuple(one.suites), components=components, key=key)
+        )
+    return tuple(repositories)
+
+
 def _keyring(place: Place, path: str) -> tuple[str, str]:
     from hashlib import sha256  # OpenSSL costs milliseconds, and few definitions have a keyring
 
@@ -206,17 +298,17 @@ def _keyring(place: Place, path: str) -> tuple[str, str]:
 def _read(place: Place, path: str) -> bytes:
     """The content of a file named in a definition, relative to it; a mistake and nothing when it cannot be had."""
     if place.skipped:
-        return b"?"
+        return _UNREAD
     if not path or "\0" in path:
         place.wrong(checks.nul(path) or "the path is empty")
-        return b"?"
+        return _UNREAD
     whole = os.path.join(place.document.directory, path)
     try:
         place.document.inputs.add(whole)
         return read_regular(whole, most=SOURCE_MOST)
     except OSError as error:
         place.wrong(f"{path}: {error.strerror or error}")
-    return b"?"
+    return _UNREAD
 
 
 def read_regular(path: str, *, most: int) -> bytes:

@@ -4,15 +4,17 @@ The rules, in the order in which they apply:
 
 1. A key that a machine writes replaces that of ``[defaults]``. Nothing is added to a list: ``profiles`` and
    ``packages`` of the machine stand alone.
-2. ``environment``, ``files``, ``limits`` and ``network`` are merged key by key (for ``files`` the key is the path);
-   the machine wins.
+2. ``environment``, ``files``, ``limits``, ``network`` and ``boot`` are merged key by key (for ``files`` the key is the
+   path); the machine wins.
 3. A machine made from a layer (``from``) takes no part in what ``[defaults]`` says of distributions, and a machine that
    names a distribution takes no ``from`` of ``[defaults]``.
 4. What is still not said of the base comes from the distribution's recipe, and the architecture is the host's.
-5. Each profile is a layer, in the order of ``profiles``; the machine's own content (packages, user, files, scripts,
-   those of ``[defaults]`` included) is the last layer. What adds nothing for this machine's family makes no layer.
-6. The environment is that of the profiles in order, then the machine's; binds likewise: of two with the same target
-   the later is used.
+5. Each profile is a layer, in the order of ``profiles``; the machine's own content (packages, user, files, scripts
+   and the like, those of ``[defaults]`` included) is the last layer, with an init when the machine boots. What adds
+   nothing for this machine's family makes no layer.
+6. The environment is that of the profiles in order, then the machine's; ``firstboot`` scripts likewise, and binds: of two
+   with the same target the later is used.
+7. A network whose mode nobody writes is the host's for runs, and a private one for the booted machine.
 """
 
 from __future__ import annotations
@@ -23,14 +25,15 @@ from msgspec import Struct, structs
 
 from roost.definition import checks
 from roost.definition.mistakes import Place, listed
-from roost.definition.model import Base, Contents, Machine, Resolved, User
+from roost.definition.model import Base, BootTerms, Contents, Machine, NetworkTerms, RepositoryKeys, Resolved, User
 from roost.definition.parts import Part, part
+from roost.definition.together import contradictions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from roost.definition.mistakes import Document
-    from roost.definition.model import Bind, DistributionFacts
+    from roost.definition.model import Bind, DistributionFacts, Script
 
 BASE_KEYS = (
     "distribution",
@@ -108,6 +111,7 @@ def resolve(
     documents = list(documents)
     world = _World(facts=facts, known=known, architecture=architecture, profiles=_profiles(documents))
     machines: dict[str, Resolved] = {}
+    places: list[tuple[Place, Resolved]] = []
     owners: dict[str, str] = {}
     for document in documents:
         place = Place(document, ("defaults",))
@@ -129,7 +133,9 @@ def resolve(
             )
             _profile_list(place, own, world)
             machines[name] = _machine(layered, world)
+            places.append((place, machines[name]))
             owners[name] = document.name
+    contradictions(places)
     return machines
 
 
@@ -176,8 +182,9 @@ def _machine(machine: _Layered, world: _World) -> Resolved:
     names = machine.own.profiles if machine.own.profiles is not None else machine.defaults.profiles or []
     profiles = [(name, world.profiles[name][1]) for name in names if name in world.profiles]
     own = _merged(machine.part, machine.below)
-    layers = [_contents(name, one, family) for name, one in [*profiles, ("", own)]]
-    layers = _users_once(machine, layers)
+    layers = [_contents(name, one, family, base.release) for name, one in [*profiles, ("", own)]]
+    layers[-1] = _of_the_machine(machine, layers[-1], boots=own.boot is not None)
+    layers = _repositories_once(machine, _users_once(machine, layers))
     environment: dict[str, str] = {}
     binds: dict[str, Bind] = {}
     for _, one in [*profiles, ("", own)]:
@@ -186,6 +193,7 @@ def _machine(machine: _Layered, world: _World) -> Resolved:
             binds.pop(bind.target, None)
             binds[bind.target] = bind
     private = machine.get("private_users")
+    mode = own.network.get("mode")
     more = machine.get("capabilities")
     return Resolved(
         name=machine.name,
@@ -197,10 +205,14 @@ def _machine(machine: _Layered, world: _World) -> Resolved:
         environment=environment,
         binds=tuple(binds.values()),
         **{name: own.limits.get(name) for name in checks.LIMITS},
-        network=_network(machine),
+        network=mode or "host",
         private_users=private is not False,
         capabilities=tuple(more) if isinstance(more, list) else (),
         no_new_privileges=_no_new_privileges(machine, layers),
+        boot=None if own.boot is None else BootTerms(**{"hostname": machine.name, **own.boot}),
+        boot_network=mode or "private",
+        private_network=NetworkTerms(**{name: value for name, value in own.network.items() if name != "mode"}),
+        firstboot=_firstboot([*profiles, ("", own)]),
     )
 
 
@@ -212,15 +224,22 @@ def _merged(own: Part, below: Part) -> Part:
         scripts=below.scripts if own.scripts is None else own.scripts,
         environment=below.environment | own.environment,
         binds=below.binds if own.binds is None else own.binds,
+        repositories=below.repositories if own.repositories is None else own.repositories,
+        services=below.services if own.services is None else own.services,
+        firstboot=below.firstboot if own.firstboot is None else own.firstboot,
         limits=below.limits | own.limits,
+        boot=None if own.boot is below.boot is None else (below.boot or {}) | (own.boot or {}),
+        network=below.network | own.network,
     )
 
 
-def _network(machine: _Layered) -> str:
-    for network in (machine.own.network, machine.defaults.network):
-        if network is not None and network.mode is not None:
-            return network.mode
-    return "host"
+def _firstboot(parts: list[tuple[str, Part]]) -> tuple[Script, ...]:
+    """Those of all parts. A profile's have its name, so that no two scripts of a machine are called the same."""
+    return tuple(
+        structs.replace(script, name=f"profile {name}: {script.name}") if name else script
+        for name, one in parts
+        for script in one.firstboot or ()
+    )
 
 
 def _no_new_privileges(machine: _Layered, layers: list[Contents]) -> bool | None:
@@ -232,7 +251,7 @@ def _no_new_privileges(machine: _Layered, layers: list[Contents]) -> bool | None
     return None if machine.get("from_") else True
 
 
-def _contents(name: str, one: Part, family: str) -> Contents:
+def _contents(name: str, one: Part, family: str, release: str) -> Contents:
     packages = one.packages or {}
     return Contents(
         name=name,
@@ -241,11 +260,54 @@ def _contents(name: str, one: Part, family: str) -> Contents:
         users=one.users or (),
         files=tuple(one.files.values()),
         scripts=one.scripts or (),
+        repositories=tuple(
+            repository if repository.suites else structs.replace(repository, suites=(release,))
+            for repository in one.repositories or ()
+        ),
+        services=one.services or (),
+    )
+
+
+def _of_the_machine(machine: _Layered, own: Contents, *, boots: bool) -> Contents:
+    """The machine's own layer, with what only machines have."""
+    password = machine.get("root_password")
+    return structs.replace(
+        own,
+        locale=machine.text("locale"),
+        timezone=machine.text("timezone"),
+        root_password=password if isinstance(password, str) else None,
+        init=boots,
     )
 
 
 def _adds(layer: Contents) -> bool:
-    return bool(layer.packages or any(layer.choices.values()) or layer.users or layer.files or layer.scripts)
+    lists = (layer.packages, layer.users, layer.files, layer.scripts, layer.repositories, layer.services)
+    single = layer.init or layer.locale or layer.timezone or layer.root_password is not None
+    return bool(single or any(lists) or any(layer.choices.values()))
+
+
+def _repositories_once(machine: _Layered, layers: list[Contents]) -> list[Contents]:
+    """A repository is written by the first layer that has it; two that contradict each other are a mistake."""
+    made: dict[str, tuple[RepositoryKeys, str]] = {}
+    result = []
+    for layer in layers:
+        title = f"profile '{layer.name}'" if layer.name else "the machine"
+        place = machine.where("profiles") if layer.name else machine.where("repositories")
+        kept = []
+        for one in layer.repositories:
+            first, earlier = made.setdefault(one.name, (one, title))
+            if earlier == title:
+                kept.append(one)
+                if one.suites == ("",) and not machine.told("release") and machine.text("from_"):
+                    place.wrong(
+                        f"repository '{one.name}' of {title} needs suites: a machine made from a layer says no release"
+                    )
+            elif first != one:
+                place.wrong(
+                    f"repository '{one.name}' of {title} is not the one of {earlier}: give one of them another name"
+                )
+        result.append(structs.replace(layer, repositories=tuple(kept)))
+    return result
 
 
 def _users_once(machine: _Layered, layers: list[Contents]) -> list[Contents]:

@@ -15,9 +15,13 @@ _FILES = "Files put into the layer, by their absolute path in the machine."
 _SCRIPTS = "Scripts run once inside as root, in order, while the layer is made: text, or a table with a source."
 _ENVIRONMENT = "Variables set in every session; they make no layer."
 _BINDS = 'Host paths seen in every session: "SOURCE", "SOURCE:TARGET", "SOURCE:TARGET:rw", or a table.'
+_REPOSITORIES = "Repositories of packages beside the distribution's own; they stay in the layer."
+_SERVICES = "Units that are enabled in the layer: they start when the machine boots."
+_FIRSTBOOT = "Scripts that run as root when the machine first boots, in order, each until it has succeeded once."
 
 DESCRIPTIONS = {
     "Definition": {
+        "network": "Where the addresses of private networks come from.",
         "defaults": "What every machine of this file has that does not say otherwise.",
         "machines": "The machines, by name. A name is a host name: a-z, 0-9 and '-', at most 63 characters.",
         "profiles": "Reusable layers, by name.",
@@ -33,6 +37,12 @@ DESCRIPTIONS = {
         "user": _USER,
         "files": _FILES,
         "scripts": _SCRIPTS,
+        "repositories": _REPOSITORIES,
+        "services": _SERVICES,
+        "locale": 'The language of the machine, by glibc\'s name: "C.UTF-8", "de_DE.UTF-8".',
+        "timezone": 'The time zone, by its name in the tz database: "Europe/Berlin".',
+        "root-password": "Root's password as crypt(5) stores it (`openssl passwd -6` prints it), or empty for none at all.",
+        "firstboot": _FIRSTBOOT,
         "environment": _ENVIRONMENT,
         "binds": _BINDS,
         "bootstrap": "The program that makes the base layer (mmdebstrap, debootstrap); the recipe's when not written.",
@@ -47,7 +57,8 @@ DESCRIPTIONS = {
         "no-new-privileges": "Whether programs gain nothing from set-user-id bits and file capabilities, sudo included; "
         "when not written, it is so unless the machine has a user with sudo.",
         "limits": "What a session may use at most.",
-        "network": "How sessions reach the network.",
+        "network": "How sessions, and the booted machine, reach the network.",
+        "boot": "The machine boots, and how; an empty table is enough.",
     },
     "Profile": {
         "description": "One line for people.",
@@ -55,6 +66,9 @@ DESCRIPTIONS = {
         "user": _USER,
         "files": _FILES,
         "scripts": _SCRIPTS,
+        "repositories": _REPOSITORIES,
+        "services": _SERVICES,
+        "firstboot": _FIRSTBOOT,
         "environment": _ENVIRONMENT,
         "binds": _BINDS,
     },
@@ -88,7 +102,38 @@ DESCRIPTIONS = {
         "time": 'How long a run may take: seconds, or a number with s, m or h: "15m".',
         "output": 'How much a run may print, both streams together: "10M".',
     },
-    "Network": {"mode": "host: the host's own network. none: a loopback device and nothing else."},
+    "Network": {
+        "mode": "host: the host's own network. none: a loopback device and nothing else. private: one of its own. "
+        "When not written: host for sessions, private for a booted machine.",
+        "bridge": "The name of a network that machines share; without it the machine has a link to the host alone.",
+        "isolated": "Whether other machines can neither reach it nor be reached.",
+        "publish": 'Ports of the host that lead into the machine: "8080:80", "127.0.0.1:2222:22/tcp".',
+        "egress": 'What the machine may reach: addresses, networks and names, each with a port or without, "any", and '
+        '"host" for the host itself; everything but the host when not written.',
+        "address": "Its IPv4 address; one of the pool when not written.",
+    },
+    "Pool": {
+        "pool": 'The network that IPv4 addresses come from, "10.77.0.0/16"; one that the host has no route to when not '
+        "written.",
+        "pool6": 'The network that IPv6 addresses come from, "fd00:77::/48"; one of the host\'s own when not written.',
+    },
+    "Boot": {
+        "enable": "Whether it comes up with the host.",
+        "hostname": "What it calls itself; the machine's name when not written.",
+        "ephemeral": "Whether what it changes is thrown away when it goes down.",
+        "ready": "A command that succeeds inside once the machine is ready; its init is asked when not written.",
+        "timeout": 'How long it may take until it is ready: seconds, or a number with s, m or h; "90s" when not written.',
+        "stop-timeout": 'How long it may take to go down before it is killed; "30s" when not written.',
+        "link-journal": "Where its journal is kept and linked, as systemd-nspawn has it; try-guest when not written.",
+        "nested": "Whether it may run containers itself.",
+    },
+    "Repository": {
+        "name": "What its files in the machine are called.",
+        "url": "Its http, https or file address, without a user and a password.",
+        "suites": 'Its suites; the machine\'s release when not written. A flat one has a directory: "./".',
+        "components": 'Its components; "main" when not written.',
+        "key": "The file with the keys that sign it, relative to the definition; the distribution's keys when not written.",
+    },
 }
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import re
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from msgspec import Struct
 
-from roost.distro import apt_auth, apt_inside, apt_output, apt_sources
+from roost.distro import apt_auth, apt_inside, apt_output, apt_sources, apt_system
 from roost.distro.recipe import Bootstrap, Inside, Provision
 from roost.errors import DefinitionError, HostError
 from roost.host import apt as host_apt
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from roost.definition.model import Base, User
+    from roost.definition.model import Base, RepositoryKeys, User
     from roost.distro.apt_sources import Sources
-    from roost.distro.recipe import Recipe
+    from roost.distro.recipe import Origin, Recipe
     from roost.host.apt import HostApt
 
 NAME = "apt"
@@ -221,13 +221,16 @@ def finish(base: Base, recipe: Recipe, *, host: HostApt) -> Inside:
 # -- the layers above it
 
 
-def provision(base: Base, recipe: Recipe | None, *, host: HostApt) -> Provision:
+def provision(base: Base, recipe: Recipe | None, *, host: HostApt, repositories: Sequence[Origin] = ()) -> Provision:
     """What the steps of layers over this base need to reach its mirrors; nothing of it may stay in a layer.
 
     ``recipe`` None: a committed layer whose mirrors are not known; it gets the host's proxies and certificates, and a
-    package cache of its own.
+    package cache of its own. So does what has further repositories: apt takes a package from the cache by its name and
+    size, and another's must not pass for the distribution's.
     """
     sources = _resolve(base, recipe, host) if recipe else apt_sources.connection(host)
+    uris = [origin.url for origin in repositories]
+    sources = apt_sources.reaching(sources, uris, host)
     sources = apt_sources.in_private(sources, PROVISION)
     settings = [("Acquire::Retries", "1")]
     # A program of the host that finds a proxy is not there inside.
@@ -247,17 +250,54 @@ def provision(base: Base, recipe: Recipe | None, *, host: HostApt) -> Provision:
     files = {**sources.files, "apt.conf": apt_conf.dump(settings).encode()}
     files["auth.conf"] = apt_auth.apt_text(sources.credentials)
     env = {**_ENVIRONMENT, "APT_CONFIG": f"{PROVISION}/apt.conf"}
-    local = (urlsplit(line.uri).path for line in sources.lines if line.uri.startswith(("file:", "copy:")))
+    uris += [line.uri for line in sources.lines]
+    local = (unquote(urlsplit(uri).path) for uri in uris if uri.startswith(("file:", "copy:")))
     key = sources.cache_key if recipe else apt_sources.digest("apt", "committed", base.from_layer)
+    if repositories:
+        key = apt_sources.digest(key, sorted([origin.url, origin.keys] for origin in repositories))
     return Provision(files=files, env=env, cache=ARCHIVES, cache_key=key, binds=tuple(dict.fromkeys(local)))
 
 
-def install(packages: Sequence[str]) -> Inside:
+def add_repository(repository: RepositoryKeys) -> Inside:
+    """A file in sources.list.d and one with its keys, which are trusted for it alone (by apt since 1.1).
+
+    Raises HostError when the key file holds none.
+    """
+    return apt_system.add_repository(repository)
+
+
+def install(packages: Sequence[str], *, init: bool = False) -> Inside:
     """Updates the lists, installs packages without those they only recommend, and deletes the lists again.
 
-    A name may carry a version (``cmake=3.25.1-1``) or a suite (``cmake/bookworm-updates``).
+    A name may carry a version (``cmake=3.25.1-1``) or a suite (``cmake/bookworm-updates``). With ``init`` the machine
+    gets systemd and what reaching it takes (dbus, libpam-systemd), unless it has another init.
     """
-    return apt_inside.install(packages)
+    return apt_inside.install(packages, init=init)
+
+
+def set_locale(name: str) -> Inside:
+    """Makes a locale, with the package ``locales`` unless glibc has it itself, and the machine's default of it."""
+    return apt_system.set_locale(name)
+
+
+def set_timezone(name: str) -> Inside:
+    """Sets the clock's zone, with the package ``tzdata`` when the machine lacks it."""
+    return apt_system.set_timezone(name)
+
+
+def set_root_password(hashed: str) -> Inside:
+    """Root's password, as crypt(5) stores it; empty: none is asked for."""
+    return apt_system.set_root_password(hashed)
+
+
+def enable(services: Sequence[str]) -> Inside:
+    """Has units start with the machine: by systemctl, else by what packages use (deb-systemd-helper, update-rc.d)."""
+    return apt_system.enable(services)
+
+
+def ready_to_boot() -> Inside:
+    """Sees that there is an init, and takes away the machine-id that packages have made."""
+    return apt_system.ready_to_boot()
 
 
 def add_user(user: User) -> Inside:

@@ -33,7 +33,7 @@ tidy() {
 
 # Updating is once per script, and only when something is missing. No daemon is started: the layer is no running
 # system (https://people.debian.org/~hmh/invokerc.d-policyrc.d-specification.txt).
-_APT = (
+APT = (
     _TIDY
     + """
 updated=
@@ -67,7 +67,25 @@ trap 'exit 143' TERM
 """
 )
 
-_INSTALL = "set -eu" + _APT + 'get "$@"\n'
+_INSTALL = "set -eu" + APT + 'get "$@"\n'
+
+# What a tree lacks to boot: another init stays what it is. dbus is how machinectl reaches a machine, libpam-systemd how
+# a login becomes a session of it.
+_INSTALL_INIT = (
+    "set -eu"
+    + APT
+    + """
+wanted=
+[ -e /sbin/init ] || [ -L /sbin/init ] || wanted=systemd-sysv
+case $wanted$(readlink /sbin/init || true) in *systemd*) wanted="$wanted dbus libpam-systemd login" ;; esac
+for package in $wanted; do
+    [ -n "$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null | grep -x installed)" ] || set -- "$@" "$package"
+done
+[ $# -eq 0 ] || get "$@"
+"""
+)
+_INITS = frozenset({"sysvinit-core", "runit-init", "dinit", "busybox-init"})
+"""Packages that bring an init other than systemd."""
 
 _FINISH = (
     "set -eu"
@@ -85,7 +103,7 @@ tar -x -f - -C / --no-same-owner
 # $1 name, $2 uid or nothing, $3 group, $4 home, $5 shell, $6 other groups, $7 sudo: no or nopasswd, $8 its file
 _ADD_USER = (
     "set -eu"
-    + _APT
+    + APT
     + """
 name=$1 uid=$2 group=$3 home=$4 shell=$5 groups=$6 sudo=$7 sudoers=$8
 fail() { echo "$1" >&2; exit 1; }
@@ -143,12 +161,15 @@ def finish(sources_list: str, keyrings: Mapping[str, bytes]) -> Inside:
     return Inside(argv=("/bin/sh", "-c", _FINISH, "finish"), stdin=_tar(files))
 
 
-def install(packages: Sequence[str]) -> Inside:
+def install(packages: Sequence[str], *, init: bool = False) -> Inside:
     """Installs packages; raises DefinitionError for what cannot be a package's name."""
     for name in packages:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9+.:~_-]*([=/][A-Za-z0-9+.:~_-]+)?", name) or name.endswith("-"):
             raise DefinitionError(f"not the name of a package: {name!r}", hint="NAME, NAME=VERSION or NAME/SUITE")
-    return Inside(argv=("/bin/sh", "-c", _INSTALL, "install", *packages))
+    script = (
+        _INSTALL_INIT if init and not _INITS.intersection(re.split("[:=/]", name)[0] for name in packages) else _INSTALL
+    )
+    return Inside(argv=("/bin/sh", "-c", script, "install", *packages))
 
 
 def add_user(user: User, nobody_group: str) -> Inside:

@@ -15,7 +15,7 @@ from roost.distro import apt_auth, keyring
 from roost.errors import DefinitionError, HostError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from roost.definition.model import Base
     from roost.distro.apt_auth import Credential
@@ -140,6 +140,13 @@ def connection(host: HostApt) -> Sources:
     acquire = _acquire(host, (), own_mirror=False)
     needed = {value for _, value in acquire}
     return Sources(lines=(), acquire=acquire, files={p: c for p, c in host.files.items() if p in needed})
+
+
+def reaching(sources: Sources, uris: Sequence[str], host: HostApt) -> Sources:
+    """The same with the credentials that the host has for further addresses."""
+    wanted = apt_auth.hosts(uris)
+    credentials = [c for c in apt_auth.parse(host.auth) if c.host in wanted]
+    return replace(sources, credentials=tuple(dict.fromkeys((*sources.credentials, *credentials))))
 
 
 # -- which mirror

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from roost.definition.model import Base, User
+    from roost.definition.model import Base, RepositoryKeys, User
 
 RECIPES = ("debian", "ubuntu")
 FAMILIES = {"apt": "roost.distro.apt"}
@@ -112,6 +112,13 @@ class Provision(Struct, frozen=True, kw_only=True):
     binds: tuple[str, ...] = ()
 
 
+class Origin(Struct, frozen=True, kw_only=True):
+    """A repository that layers have beside the base's own: its address, and the SHA-256 of the keys that sign it."""
+
+    url: str
+    keys: str
+
+
 class Family(Protocol):
     """A package manager's world. A family is a module with these names.
 
@@ -139,11 +146,37 @@ class Family(Protocol):
     def finish(self, base: Base, recipe: Recipe, *, host: Any) -> Inside:
         """The last step of a base: nothing of the host, of credentials or of the bootstrap itself stays."""
 
-    def provision(self, base: Base, recipe: Recipe | None, *, host: Any) -> Provision:
-        """What the steps of layers over this base need; ``recipe`` None: a committed layer, of unknown origin."""
+    def provision(
+        self, base: Base, recipe: Recipe | None, *, host: Any, repositories: Sequence[Origin] = ()
+    ) -> Provision:
+        """What the steps of layers over this base need; ``recipe`` None: a committed layer, of unknown origin.
 
-    def install(self, packages: Sequence[str]) -> Inside:
-        """Installs packages, and leaves no lists or downloaded files."""
+        ``repositories`` are those of the layer and of all below it.
+        """
+
+    def add_repository(self, repository: RepositoryKeys) -> Inside:
+        """Writes a repository and its keys, and trusts these for it alone. Raises HostError for a file without keys."""
+
+    def install(self, packages: Sequence[str], *, init: bool = False) -> Inside:
+        """Installs packages, and leaves no lists or downloaded files. Without any, the repositories are looked at only.
+
+        ``init``: also what the machine lacks to boot, unless one of ``packages`` is an init itself.
+        """
+
+    def set_locale(self, name: str) -> Inside:
+        """Makes a locale and the machine's default of it."""
+
+    def set_timezone(self, name: str) -> Inside:
+        """Sets the clock's zone, by its name in the tz database."""
+
+    def set_root_password(self, hashed: str) -> Inside:
+        """Root's password, as crypt(5) stores it; empty: none is asked for."""
+
+    def enable(self, services: Sequence[str]) -> Inside:
+        """Has units start with the machine; those that are not there fail the step."""
+
+    def ready_to_boot(self) -> Inside:
+        """The last step of a machine that boots: it has an init, and no identity that others would share."""
 
     def add_user(self, user: User) -> Inside:
         """Makes an account; nothing happens when it is there already as asked for."""
