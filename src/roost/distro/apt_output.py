@@ -41,7 +41,9 @@ def _mirror(url: str) -> str:
     return re.sub(r"//[^/@]*@", "//", base)
 
 
-_KEY = 'name the keyring that has it, keyring = "PATH", or use the mirror that the key belongs to'
+_KEY = (
+    'name the keyring that has it, keyring = "PATH" (of a repository: key), or use the mirror that the key belongs to'
+)
 _MISSING = 'check mirror, release and components; an archived release is on another mirror (mirror = "URL")'
 _NOT_FOUND = "the mirror does not have it: {what}"
 
@@ -66,6 +68,11 @@ _KNOWN: tuple[tuple[str, str, str], ...] = (
         r"\b(?:401 +Unauthori[sz]ed|403 +Forbidden|407 +Proxy Auth|ERROR 40[137])|Password Authentication Failed",
         "the mirror or the proxy refuses access",
         "credentials belong into the host's /etc/apt/auth.conf.d, or into the mirror's address",
+    ),
+    (
+        r"GPG error: ((?:file|https?):\S+) [^\n]*NO_PUBKEY [0-9A-F]+",
+        "{what} is signed by a key that is not trusted for it",
+        _KEY,
     ),
     (r"NO_PUBKEY ([0-9A-F]+)", "the mirror is signed by a key that is not trusted: {what}", _KEY),
     (r"unknown key \(key id ([0-9A-F]+)\)", "the mirror is signed by a key that is not trusted: {what}", _KEY),
@@ -106,6 +113,21 @@ _KNOWN: tuple[tuple[str, str, str], ...] = (
         r"Hash Sum mismatch|File has unexpected size",
         "the mirror changed while it was read, or something on the way keeps old files",
         "try again in a moment, or use another mirror",
+    ),
+    (
+        r"[Uu]nit (?:file )?(\S+) does not exist",
+        "no unit is called {what} here",
+        "the package that has it belongs to this layer or one below: packages = [...]",
+    ),
+    (
+        r"no locale is called (\S+) here",
+        "this release has no locale {what}",
+        "/usr/share/i18n/SUPPORTED has their names, in a machine with the package locales",
+    ),
+    (
+        r"no time zone is called (\S+) here",
+        "this release has no time zone {what}",
+        "`timedatectl list-timezones` has their names",
     ),
     (r"Failed to fetch (\S+) +404", _NOT_FOUND, _MISSING),
     (r"unmet dependencies", "packages contradict each other", "the lines before the last one name them"),

@@ -114,7 +114,7 @@ if [ -n "$hash" ]; then printf 'root:%s\\n' "$hash" | chpasswd -e; else passwd -
 # Nothing is started: the layer is no running system. A layer below the one with the init has no systemctl yet, and
 # deb-systemd-helper, which packages use themselves, follows a unit's [Install] without it.
 _ENABLE = (
-    "set -eu\nexport SYSTEMD_OFFLINE=1\n"
+    "set -eu\nexport SYSTEMD_OFFLINE=1 DPKG_MAINTSCRIPT_PACKAGE=roost\n"
     + _FAIL
     + """
 for unit; do
@@ -140,7 +140,7 @@ for unit; do
         update-rc.d "$name" enable
         done=yes
     fi
-    [ -n "$done" ] || fail "Failed to enable unit: Unit file $unit does not exist."
+    [ -n "$done" ] || fail "Failed to enable unit: Unit file $unit does not exist, and there is no systemctl to look further."
 done
 """
 )
