@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 import pytest
 from msgspec.structs import replace
 
-from roost.definition.model import Base, User
+from roost.definition.model import Base, RepositoryKeys, User
 from roost.distro import apt, recipe
+from roost.distro.recipe import Origin
 from roost.errors import DefinitionError, HostError
 from roost.host.apt import Entry, HostApt
 
@@ -124,7 +125,11 @@ def test_debootstrap_knows_no_name_that_its_script_does_not(host: HostApt) -> No
 
 def test_the_scripts_are_shell(host: HostApt, tmp_path: Path) -> None:
     hooks = [word.split("=", 1)[1] for word in bootstrap(base(), host).argv if "-hook=" in word]
+    steps: tuple[Inside, ...]
     steps = (apt.install(["make"]), apt.add_user(User(name="sai")), apt.finish(base(), recipe("debian"), host=host))
+    keys = RepositoryKeys(name="q", url="https://q.example", suites=("./",), components=(), key=KEYS)
+    steps += (apt.install(["make"], init=True), apt.add_repository(keys), apt.set_locale("C"), apt.set_timezone("UTC"))
+    steps += (apt.set_root_password(""), apt.enable(["ssh"]), apt.ready_to_boot())
     debootstrap = bootstrap(base(bootstrap="debootstrap"), host)
     for script in (*hooks, *(step.argv[2] for step in steps), debootstrap.argv[2]):
         assert subprocess.run(["/bin/sh", "-n"], check=False, input=script.encode(), capture_output=True).stderr == b""
@@ -187,6 +192,44 @@ def test_a_layer_of_unknown_origin_gets_no_credentials(host: HostApt) -> None:
     assert given.files["auth.conf"] == b""
     assert "Acquire::https::Proxy" in given.files["apt.conf"].decode()
     assert given.cache_key not in ("", apt.provision(base(), recipe("debian"), host=host).cache_key)
+
+
+def test_further_repositories_are_reached_and_have_a_package_cache_of_their_own(host: HostApt) -> None:
+    """apt takes a package from the cache by its name and size: another's must not pass for the distribution's."""
+    host = replace(
+        host, auth=f"machine q.example login me password {SECRET}2\nmachine other.example login a password b"
+    )
+    plain = apt.provision(base(), recipe("debian"), host=host)
+    remote = Origin(url="https://q.example/debian", keys="1")
+    local = Origin(url="file:///srv/a%20repository/", keys="1")
+    given = apt.provision(base(), recipe("debian"), host=host, repositories=[remote, local])
+    auth = given.files["auth.conf"].decode()
+    assert f"machine q.example login me password {SECRET}2" in auth
+    assert "q.example" not in plain.files["auth.conf"].decode()
+    assert "other.example" not in auth
+    assert given.binds == ("/srv/a repository",)
+    others = [[remote], [local], [replace(remote, keys="2")], [remote, local]]
+    keys = [apt.provision(base(), recipe("debian"), host=host, repositories=one).cache_key for one in others]
+    assert len({plain.cache_key, *keys}) == 5
+    assert apt.provision(base(), recipe("debian"), host=host, repositories=[local, remote]).cache_key == given.cache_key
+
+
+def test_a_hash_is_on_no_command_line() -> None:
+    step = apt.set_root_password("$6$salt$hash")
+    assert step.stdin == b"$6$salt$hash\n"
+    assert not [word for word in step.argv if "salt" in word]
+
+
+def test_a_file_without_keys_is_refused_before_anything_is_done() -> None:
+    bad = RepositoryKeys(name="q", url="https://q.example", suites=("sid",), components=("main",), key=b"no keys")
+    with pytest.raises(HostError, match="holds no OpenPGP keys"):
+        apt.add_repository(bad)
+
+
+@pytest.mark.parametrize("package", ["sysvinit-core", "sysvinit-core=3.06-4", "runit-init/sid"])
+def test_another_init_stays_alone(package: str) -> None:
+    assert apt.install([package, "make"], init=True) == apt.install([package, "make"])
+    assert apt.install(["make"], init=True) != apt.install(["make"])
 
 
 def test_names_are_arguments_and_never_part_of_a_script() -> None:

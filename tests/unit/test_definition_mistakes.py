@@ -81,15 +81,15 @@ def test_twenty_mistakes_give_twenty_lines(tmp_path: Path) -> None:
 ONE = {
     "top level": ("[machine.x]", "machine: unknown key, did you mean 'machines'?"),
     "start of a key": ('arch = "amd64"', "did you mean 'architecture'?"),
-    "far from a key": ("[machines.bookworm.network]\nfoo = 1", "unknown key, the keys here are mode"),
+    "far from a key": ("[machines.bookworm.network]\nfoo = 1", "unknown key, the keys here are mode, bridge, isolated"),
     "snake": ("check_valid_until = true", "did you mean 'check-valid-until'?"),
     "list": ("packages = 3", "packages: expected a list of strings or a table, got an integer"),
     "boolean": ('private-users = "no"', "expected true or false, got a string"),
     "date": ("description = 1979-05-27", "expected a string, got a date or time"),
     "number": ("environment = { A = 1 }", "environment.A: expected a string, got an integer: put it in quotes"),
     "float": ("limits = { tasks = 1.5 }", "expected an integer, got a float"),
-    "literal": ('network = { mode = "private" }', "network.mode: expected 'host' or 'none', got 'private'"),
-    "literal type": ("network = { mode = 1 }", "expected 'host' or 'none', got an integer"),
+    "literal": ('network = { mode = "nat" }', "network.mode: expected 'host' or 'none' or 'private', got 'nat'"),
+    "literal type": ("network = { mode = 1 }", "expected 'host' or 'none' or 'private', got an integer"),
     "user list": ('user = ["sai"]', "user[0]: expected a table, got a string"),
     "machine": ("[machines]\nx = 1", "machines.x: expected a table, got an integer"),
     "upper case": (
@@ -185,6 +185,82 @@ ONE = {
     "cpus": ("limits = { cpus = nan }", "more than 0, like 2 or 0.5"),
     "tasks": ("limits = { tasks = 0 }", "from 1 to"),
     "description": ('description = "a\\nb"', "U+000A"),
+    "boot": ("boot = true", "boot: expected a table, got a boolean"),
+    "boot key": ("boot = { enabled = true }", "boot.enabled: unknown key, did you mean 'enable'?"),
+    "hostname": ('boot = { hostname = "a_b" }', "boot.hostname: not a host name 'a_b'"),
+    "no hostname": ('boot = { hostname = "" }', "not a host name ''"),
+    "dots of a hostname": ('boot = { hostname = "a..b" }', "not a host name 'a..b'"),
+    "timeout": ('boot = { timeout = "soon" }', "boot.timeout: not a time 'soon'"),
+    "stop timeout": ("boot = { stop-timeout = 0 }", "boot.stop-timeout: not a time 0"),
+    "journal": ('boot = { link-journal = "yes" }', "link-journal: expected 'auto' or"),
+    "ready": ('boot = { ready = "a\\u0000" }', "NUL"),
+    "locale": ('locale = "german"', "locale: not a locale 'german'"),
+    "locale's charset": ('locale = "de_DE.utf8"', "write the locale as 'de_DE.UTF-8'"),
+    "locale and a path": ('locale = "../x"', "not a locale"),
+    "time zone": ('timezone = "CEST"', "timezone: not a time zone 'CEST': Area/City"),
+    "time zone and a path": ('timezone = "Europe/../../etc/passwd"', "not a time zone"),
+    "plain password": ('root-password = "secret7"', "root-password: a password itself has no place here"),
+    "hash": ('root-password = "$secret7"', "not a hash of crypt(5)"),
+    "service": ('services = ["a b"]', "services[0]: not a unit 'a b'"),
+    "service's option": ('services = ["--now"]', "not a unit"),
+    "service's path": ('services = ["../x"]', "not a unit"),
+    "service twice": ('services = ["ssh", "ssh"]', "in the list already"),
+    "firstboot": ('firstboot = [" "]', "firstboot[0]: the script is empty"),
+    "firstboot's source": ('firstboot = [{ source = "no.sh" }]', "firstboot[0].source: no.sh: No such file"),
+    "repository": ('repositories = [{ name = "a" }]', "repositories[0].url: missing"),
+    "repository's name": ('repositories = [{ name = "A b", url = "https://x" }]', "not a repository's name 'A b'"),
+    "repository's path": ('repositories = [{ name = "../x", url = "https://x" }]', "not a repository's name"),
+    "repository's address": ('repositories = [{ name = "a", url = "ppa:x/y" }]', "url: not a mirror 'ppa:x/y'"),
+    "repository's password": ('repositories = [{ name = "a", url = "https://me:pw@x" }]', "auth.conf"),
+    "repository twice": (
+        'repositories = [{ name = "a", url = "https://x" }, { name = "a", url = "https://y" }]',
+        "repositories[1].name: repository 'a' is in the list already",
+    ),
+    "suite": ('repositories = [{ name = "a", url = "https://x", suites = ["a b"] }]', "suites[0]: not a suite 'a b'"),
+    "suite that is a directory": (
+        'repositories = [{ name = "a", url = "https://x", suites = ["./"], components = ["main"] }]',
+        "suites: './' is a directory: it has no components",
+    ),
+    "key": ('repositories = [{ name = "a", url = "https://x", key = "no.asc" }]', "key: no.asc: No such file"),
+    "key that is none": ('repositories = [{ name = "a", url = "https://x", key = "text" }]', "key: holds no OpenPGP keys"),
+    "private key": ('repositories = [{ name = "a", url = "https://x", key = "private.asc" }]', "this is a private key"),
+    "private binary key": ('repositories = [{ name = "a", url = "https://x", key = "private.gpg" }]', "this is a private key"),
+    "bridge": ('network = { bridge = "br_0" }', "network.bridge: not a bridge's name 'br_0'"),
+    "private keys of another mode": (
+        'network = { mode = "none", isolated = true }',
+        "network.isolated: only a private network has it, and the mode is 'none'",
+    ),
+    "publish": ('network = { publish = ["8080"] }', "publish[0]: not ports '8080': HOST:MACHINE"),
+    "publish protocol": ('network = { publish = ["8080:80/sctp"] }', "not a protocol 'sctp'"),
+    "publish port": ('network = { publish = ["70000:80"] }', "a port goes from 1 to 65535"),
+    "publish no port": ('network = { publish = ["0:80"] }', "a port goes from 1 to 65535"),
+    "publish address": ('network = { publish = ["300.1.1.1:80:80"] }', "not an address of the host: '300.1.1.1'"),
+    "publish name": ('network = { publish = ["localhost:80:80"] }', "not an address of the host: 'localhost'"),
+    "publish without brackets": ('network = { publish = ["::1:80:80"] }', "written in brackets: '[::1]'"),
+    "publish nothing": ('network = { publish = [":80:80"] }', "not ports ':80:80'"),
+    "publish twice": (
+        'network = { mode = "private", publish = ["80:80", "127.0.0.1:80:81"] }',
+        "80/tcp of the host is published by this machine",
+    ),
+    "egress": ('network = { egress = ["a b"] }', "egress[0]: not a place 'a b'"),
+    "egress port": ('network = { egress = ["example.org:https"] }', "a port goes from 1 to 65535, in 'example.org:https'"),
+    "egress colon": ('network = { egress = ["example.org:"] }', "a port goes from 1 to 65535"),
+    "egress protocol": ('network = { egress = ["example.org:53/dns"] }', "not a protocol 'dns'"),
+    "egress protocol alone": ('network = { egress = ["example.org/udp"] }', "a protocol belongs to a port"),
+    "egress network": ('network = { egress = ["192.0.2.1/24"] }', "write '192.0.2.0/24'"),
+    "egress prefix": ('network = { egress = ["192.0.2.0/33"] }', "not a network '192.0.2.0/33'"),
+    "egress address": ('network = { egress = ["192.0.2.256"] }', "not a place '192.0.2.256'"),
+    "egress twice": ('network = { egress = ["any", "any"] }', "in the list already"),
+    "address": ('network = { address = "10.0.0.2/24" }', "network.address: not an address '10.0.0.2/24'"),
+    "address of loopback": ('network = { address = "127.0.0.2" }', "no address for a machine"),
+    "address of IPv6": ('network = { address = "fd00::2" }', "write its IPv4 address"),
+    "pool": ('[network]\npool = "10.77.0.0"', "network.pool: not a network '10.77.0.0'"),
+    "pool's host bits": ('[network]\npool = "10.77.1.0/16"', "write '10.77.0.0/16'"),
+    "small pool": ('[network]\npool = "10.77.0.0/30"', "a pool is from /8 to /24"),
+    "pool of IPv6": ('[network]\npool = "fd00::/48"', "write it as pool6"),
+    "pool6": ('[network]\npool6 = "10.0.0.0/8"', "network.pool6: 10.0.0.0/8 is of IPv4: write it as pool"),
+    "pool6's prefix": ('[network]\npool6 = "fd00::/80"', "a pool6 is from /16 to /64"),
+    "no such pool": ('[network]\nmode = "private"', "network.mode: unknown key"),
 }  # fmt: skip
 
 
@@ -192,9 +268,13 @@ ONE = {
 def test_one_mistake_has_one_line_that_says_it(case: str, tmp_path: Path) -> None:
     added, message = ONE[case]
     os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "text").write_text("no keys\n")
+    (tmp_path / "private.asc").write_text("-----BEGIN PGP PRIVATE KEY BLOCK-----\n")
+    (tmp_path / "private.gpg").write_bytes(b"\x95\x01")
     lines = mistakes(tmp_path, GOOD + added + "\n")
     assert len(lines) == 1, lines
     assert message in lines[0]
+    assert "secret7" not in lines[0]
     # what is missing, or is wrong with the whole table, is told at its header
     at = added.split("\n")
     last = 3 + len(at)
@@ -221,6 +301,68 @@ def test_mirrors_that_are_good(url: str, tmp_path: Path) -> None:
 )
 def test_packages_that_are_good(name: str) -> None:
     assert checks.package(name) == ""
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        'root-password = ""', 'root-password = "$y$j9T$abc$def"', 'root-password = "$2b$12$abcdefghij"',
+        'root-password = "$6$rounds=5000$abc$def"',
+        'locale = "C.UTF-8"', 'locale = "de_DE.UTF-8"', 'locale = "ca_ES.UTF-8@valencia"', 'locale = "POSIX"',
+        'locale = "sr_RS@latin"',
+        'timezone = "UTC"', 'timezone = "America/Argentina/Buenos_Aires"', 'timezone = "Etc/GMT+1"',
+        'services = ["ssh", "getty@tty1.service", "fstrim.timer", "php8.2-fpm", "dev-disk\\\\x2d1.mount"]',
+        'network = { mode = "private", publish = ["8080:80", "8080:80/udp", "127.0.0.1:2222:22/tcp", "[::1]:80:80"] }',
+        'network = { publish = ["127.0.0.1:80:80", "127.0.0.2:80:80"], bridge = "lab-1", address = "10.77.0.9" }',
+        'network = { egress = [] }',
+        'network = { egress = ["any", "any:80", "host", "host:4444/udp", "192.0.2.1", "192.0.2.1:80", "192.0.2.0/24:443/tcp"] }',
+        'network = { egress = ["2001:db8::1", "[2001:db8::1]:443", "2001:db8::/32", "[2001:db8::/32]:53/udp", "web", "a.example.:1"] }',
+        '[network]\npool = "10.77.0.0/16"\npool6 = "fd00:77::/48"',
+    ],
+)  # fmt: skip
+def test_what_is_good_of_machines_that_boot(more: str, tmp_path: Path) -> None:
+    assert load_text(tmp_path, f"{GOOD}{more}\n").machines
+
+
+def test_two_machines_cannot_have_one_port_or_address(tmp_path: Path) -> None:
+    other = '[machines.other]\ndistribution = "debian"\nrelease = "sid"\n'
+    text = GOOD + 'boot = {}\nnetwork = { publish = ["80:80", "53:53/udp"], address = "10.77.0.2" }\n' + other
+    assert load_text(tmp_path, text + 'network = { publish = ["80:80"], address = "10.77.0.2" }\n')  # it does not boot
+    assert load_text(tmp_path, text + 'boot = {}\nnetwork = { publish = ["53:53", "8080:80"] }\n')
+    port, address = mistakes(
+        tmp_path, text + 'boot = {}\n[machines.other.network]\naddress = "10.77.0.2"\npublish = [\n"1:1",\n"80:1"]\n'
+    )
+    assert (
+        port == "roost.toml:11: machines.other.network.address: 10.77.0.2 is the address of machine 'bookworm' already"
+    )
+    assert (
+        address
+        == "roost.toml:14: machines.other.network.publish[1]: port 80/tcp of the host is published by machine 'bookworm' already"
+    )
+
+
+def test_a_port_of_the_defaults_is_told_at_the_second_machine(tmp_path: Path) -> None:
+    text = '[defaults]\ndistribution = "debian"\nrelease = "sid"\nboot = {}\nnetwork = { publish = ["80:80"] }\n'
+    text += '[machines.a]\n[machines.b]\n[machines.c]\nnetwork = { mode = "none" }\n'
+    assert mistakes(tmp_path, text) == [
+        "roost.toml:7: machines.b: port 80/tcp of the host is published by machine 'a' already"
+    ]
+
+
+def test_repositories_that_contradict_each_other_across_layers(tmp_path: Path) -> None:
+    text = GOOD + (
+        'profiles = ["a", "b"]\nrepositories = [{ name = "q", url = "https://q.example/" }]\n'
+        '[profiles.a]\nrepositories = [{ name = "q", url = "https://q.example" }]\n'
+        '[profiles.b]\nrepositories = [{ name = "q", url = "https://q.example" }]\n'
+    )
+    (line,) = mistakes(tmp_path, text)
+    assert line.startswith(
+        "roost.toml:5: machines.bookworm.repositories: repository 'q' of the machine is not the one of"
+    )
+    (line,) = mistakes(
+        tmp_path, '[machines.a]\nfrom = "layer:x"\nrepositories = [{ name = "q", url = "https://q.example" }]\n'
+    )
+    assert "repository 'q' of the machine needs suites" in line
 
 
 def test_a_mistake_in_the_defaults_is_told_once_however_many_inherit_it(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from definition_facts import load_file, load_text
 
 from roost.definition import with_family
-from roost.definition.model import Bind, FileContent, Script, User
+from roost.definition.model import Bind, BootTerms, FileContent, NetworkTerms, Pool, RepositoryKeys, Script, User
 from roost.errors import DefinitionError
 
 if TYPE_CHECKING:
@@ -227,6 +227,127 @@ packages = ["git"]
 [profiles.rpm]
 packages = { dnf = ["rpm-build"] }
 """
+
+
+BOOTS = """
+[network]
+pool  = "10.77.0.0/16"
+
+[defaults]
+distribution = "debian"
+release      = "bookworm"
+timezone     = "Europe/Berlin"
+firstboot    = ["echo defaults"]
+services     = ["ssh"]
+
+[defaults.boot]
+timeout = "2m"
+nested  = true
+
+[defaults.network]
+isolated = true
+egress   = ["any"]
+
+[machines.web]
+profiles      = ["one", "two"]
+firstboot     = ["echo own", { source = "own.sh" }]
+root-password = "$6$salt$hash"
+locale        = "C.UTF-8"
+boot          = { enable = true, stop-timeout = 5, nested = false }
+network       = { publish = ["8080:80/tcp"], bridge = "lab", egress = ["host:53"] }
+
+[machines.plain]
+services      = []
+network       = { mode = "none" }
+
+[profiles.one]
+firstboot    = ["echo one"]
+services     = ["nginx"]
+repositories = [{ name = "q", url = "https://q.example/debian", key = "q.asc" }]
+
+[profiles.two]
+firstboot    = ["echo two"]
+repositories = [{ name = "q", url = "https://q.example/debian", key = "q.asc" }, { name = "flat", url = "file:///srv/x", suites = ["./"] }]
+"""
+
+
+def test_machines_that_boot(tmp_path: Path) -> None:
+    (tmp_path / "own.sh").write_text("echo file\n")
+    (tmp_path / "q.asc").write_bytes(b"\x99keys")
+    loaded = load_text(tmp_path, BOOTS)
+    assert (loaded.pool, loaded.pool6) == ("10.77.0.0/16", None)
+    assert {str(tmp_path / "own.sh"), str(tmp_path / "q.asc")} <= set(loaded.inputs)
+    web, plain = loaded.machines["web"], loaded.machines["plain"]
+    assert web.boot == BootTerms(enable=True, hostname="web", timeout=120.0, stop_timeout=5.0)
+    assert plain.boot == BootTerms(hostname="plain", timeout=120.0, nested=True)
+    assert web.private_network == NetworkTerms(
+        bridge="lab", isolated=True, publish=("8080:80/tcp",), egress=("host:53",)
+    )
+    assert plain.private_network == NetworkTerms(isolated=True, egress=("any",))
+    assert (web.network, web.boot_network) == ("host", "private")
+    assert (plain.network, plain.boot_network) == ("none", "none")
+    assert [(script.name, script.content) for script in web.firstboot] == [
+        ("profile one: script 1", b"echo one"), ("profile two: script 1", b"echo two"),
+        ("script 1", b"echo own"), ("own.sh", b"echo file\n"),
+    ]  # fmt: skip
+    assert [script.content for script in plain.firstboot] == [b"echo defaults"]
+
+
+def test_what_layers_of_machines_that_boot_have(tmp_path: Path) -> None:
+    (tmp_path / "own.sh").write_text("echo file\n")
+    (tmp_path / "q.asc").write_bytes(b"\x99keys")
+    machines = load_text(tmp_path, BOOTS).machines
+    one, two, own = machines["web"].layers
+    q = RepositoryKeys(
+        name="q", url="https://q.example/debian", suites=("bookworm",), components=("main",), key=b"\x99keys"
+    )
+    flat = RepositoryKeys(name="flat", url="file:///srv/x", suites=("./",), components=(), key=b"")
+    assert (one.repositories, two.repositories, own.repositories) == ((q,), (flat,), ())
+    assert (one.services, two.services, own.services) == (("nginx",), (), ("ssh",))
+    assert (own.locale, own.timezone, own.root_password, own.init) == ("C.UTF-8", "Europe/Berlin", "$6$salt$hash", True)
+    assert not one.init
+    (only,) = machines["plain"].layers
+    assert only.name == ""
+    assert (only.services, only.locale, only.root_password, only.init) == ((), "", None, True)
+
+
+@pytest.mark.parametrize("mode", ["host", "none", "private"])
+def test_a_written_mode_holds_for_runs_and_for_the_booted_machine(tmp_path: Path, mode: str) -> None:
+    text = f'[defaults]\nnetwork = {{ mode = "{mode}" }}\n[machines.a]\ndistribution = "debian"\nrelease = "sid"\nboot = {{}}\n'
+    machine = load_text(tmp_path, text).machines["a"]
+    assert (machine.network, machine.boot_network) == (mode, mode)
+
+
+def test_what_says_nothing_of_booting_does_not_boot(whole: dict[str, Resolved]) -> None:
+    assert {machine.boot for machine in whole.values()} == {None}
+    assert not any(layer.init for machine in whole.values() for layer in machine.layers)
+
+
+def test_a_machine_made_from_a_layer_may_boot(tmp_path: Path) -> None:
+    machine = load_text(tmp_path, '[machines.a]\nfrom = "layer:x"\nboot = {}\n').machines["a"]
+    assert [layer.init for layer in with_family(machine, "apt").layers] == [True]
+
+
+def test_files_of_one_definition_share_one_pool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    directory = tmp_path / "machines"
+    directory.mkdir()
+    machine = '[machines.{}]\ndistribution = "debian"\nrelease = "sid"\n'
+    (directory / "a.toml").write_text(machine.format("a") + '[network]\npool = "10.77.0.0/16"\n')
+    (directory / "b.toml").write_text(
+        machine.format("b") + '[network]\npool = "10.77.0.0/16"\npool6 = "fd00:77::/48"\n'
+    )
+    loaded = load_file(None, machines=str(directory))
+    assert (loaded.pool, loaded.pool6) == ("10.77.0.0/16", "fd00:77::/48")
+    assert loaded.definition.network == Pool(pool="10.77.0.0/16", pool6="fd00:77::/48")
+    (directory / "b.toml").write_text(machine.format("b") + '[network]\npool = "10.78.0.0/16"\n')
+    with pytest.raises(DefinitionError) as caught:
+        load_file(None, machines=str(directory))
+    first, second = directory / "a.toml", directory / "b.toml"
+    assert (
+        caught.value.details
+        == f"{second}:5: network.pool: {first} says 10.77.0.0/16 already: all machines share one pool"
+    )
 
 
 def test_a_machine_made_from_a_layer_chooses_its_packages_when_its_family_is_known(tmp_path: Path) -> None:

@@ -29,6 +29,9 @@ TABLES = (
     model.Bind,
     model.Limits,
     model.Network,
+    model.Pool,
+    model.Boot,
+    model.Repository,
 )
 
 
@@ -40,13 +43,13 @@ def examples(page: str) -> list[tuple[int, str]]:
 
 @pytest.mark.parametrize("table", TABLES, ids=lambda table: table.__name__)
 def test_every_key_is_described(table: type) -> None:
-    rows = re.findall(r"^\| `([a-z-]+)` \|", (ROOT / "docs/definition.md").read_text(), re.MULTILINE)
+    rows = re.findall(r"^\| `([a-z0-9-]+)` \|", (ROOT / "docs/definition.md").read_text(), re.MULTILINE)
     keys = {field.encode_name for field in structs.fields(table)}
     assert keys <= set(rows)
 
 
 def test_no_row_describes_a_key_that_there_is_not() -> None:
-    rows = re.findall(r"^\| `([a-z-]+)` \|", (ROOT / "docs/definition.md").read_text(), re.MULTILINE)
+    rows = re.findall(r"^\| `([a-z0-9-]+)` \|", (ROOT / "docs/definition.md").read_text(), re.MULTILINE)
     assert set(rows) <= {field.encode_name for table in TABLES for field in structs.fields(table)}
 
 

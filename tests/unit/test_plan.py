@@ -69,11 +69,18 @@ def test_a_machine_that_adds_nothing_is_its_base(tmp_path: Path) -> None:
     "more",
     [
         'environment = { A = "b" }', 'binds = ["/etc"]', 'limits = { memory = "1G" }', 'network = { mode = "none" }',
-        "private-users = false", 'description = "words"', 'capabilities = ["CAP_BPF"]', "no-new-privileges = true",
+        "private-users = false", 'description = "words"', 'network = { publish = ["80:80"], isolated = true }',
+        'firstboot = ["true"]', 'capabilities = ["CAP_BPF"]', "no-new-privileges = true",
     ],
 )  # fmt: skip
 def test_what_is_of_a_session_is_no_part_of_a_layer(tmp_path: Path, more: str) -> None:
     assert digests(tmp_path, f"{BASE}{more}\n") == digests(tmp_path, BASE)
+
+
+def test_how_a_machine_boots_is_no_part_of_its_layers(tmp_path: Path) -> None:
+    boots = digests(tmp_path, BASE + "boot = {}\n")
+    assert len(boots) == 2
+    assert digests(tmp_path, BASE + 'boot = { enable = true, hostname = "b", ready = "true" }\n') == boots
 
 
 @pytest.mark.parametrize(
@@ -117,6 +124,26 @@ def test_the_content_of_a_file_counts_not_its_place(tmp_path: Path) -> None:
     assert digests(tmp_path, text.replace("given", "other")) == first
 
 
+def test_what_is_there_already_keeps_its_digest(tmp_path: Path) -> None:
+    """As Roost named it before layers could have repositories, services and the like: nothing is made again."""
+    text = BASE + 'profiles = ["p"]\nscripts = ["true"]\n[profiles.p]\npackages = ["git", "gcc"]\n'
+    text += 'user = { name = "sai", uid = 883, sudo = "nopasswd" }\nfiles = { "/etc/f" = { content = "x", mode = "0600" } }\n'
+    (tmp_path / "roost.toml").write_text(text)
+    machines = list(roost.load(tmp_path / "roost.toml").machines.values())
+    assert make(machines, NOTHING, lambda *_: [1]).machines[0].layers == (
+        "716800b84e39d73fad63431bb557713c2e96832cada22e1beefe7aff708b9cce",
+        "d512fe626985284f1334c5f5888c890f1e1b6626680ef91aadf0ec0b0f987fd6",
+        "ae4424909b5d0b2c9a4df957a7c43b819a7eb6891ea1271bc7c4a2088977d8f8",
+    )
+
+
+def test_a_hash_is_in_no_plan(tmp_path: Path) -> None:
+    made = plan(tmp_path, BASE + 'root-password = "$6$salt$hash"\n')
+    assert "salt" not in str(made.layers[-1].facts)
+    other = plan(tmp_path, BASE + 'root-password = "$6$salt$other"\n', remembered(made)).layers[-1]
+    assert other.reason == "root-password changed"
+
+
 def test_the_order_of_packages_does_not_count(tmp_path: Path) -> None:
     start = BASE + 'profiles = ["p"]\n[profiles.p]\n'
     assert digests(tmp_path, start + 'packages = ["y", "z"]\n') == digests(tmp_path, start + 'packages = ["z", "y"]\n')
@@ -141,17 +168,38 @@ def remembered(made: Plan) -> Known:
         (('content = "x"', 'content = "y"'), "files changed: /f"),
         (('"true"', '"false"'), "scripts changed: "),
         (("uid = 5", "uid = 6"), "users changed: sai"),
+        (('services = ["a"]', 'services = ["a", "b"]'), "services added: b"),
+        (('url = "https://q.example"', 'url = "https://r.example"'), "repositories changed: q"),
+        (('name = "q"', 'name = "r"'), "repositories added: r; repositories removed: q"),
     ],
 )
 def test_it_says_why(tmp_path: Path, change: tuple[str, str], words: str) -> None:
     text = BASE + 'profiles = ["p"]\n[profiles.p]\npackages = ["git"]\nfiles = { "/f" = { content = "x" } }\n'
-    text += 'scripts = ["true"]\nuser = { name = "sai", uid = 5 }\n'
+    text += 'scripts = ["true"]\nuser = { name = "sai", uid = 5 }\nservices = ["a"]\n'
+    text += 'repositories = [{ name = "q", url = "https://q.example" }]\n'
     before = plan(tmp_path, text)
     known = remembered(before)
     assert {layer.reason for layer in plan(tmp_path, text, known).layers} == {"present"}
     after = plan(tmp_path, text.replace(*change), known)
     assert [layer.verb for layer in after.layers] == ["reuse", "build"]
     assert words in after.layers[1].reason
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ('locale = "de_DE.UTF-8"', "locale changed: default to de_DE.UTF-8"),
+        ('timezone = "Europe/Berlin"', "timezone changed: default to Europe/Berlin"),
+        ('root-password = ""', "root-password added"),
+        ("boot = {}", "init added"),
+    ],
+)
+def test_it_says_why_of_a_machines_own(tmp_path: Path, more: str, words: str) -> None:
+    text = BASE + 'packages = ["git"]\n'
+    after = plan(tmp_path, f"{text}{more}\n", remembered(plan(tmp_path, text)))
+    assert [layer.reason for layer in after.layers] == ["present", words]
+    before = plan(tmp_path, text, remembered(after))
+    assert before.layers[1].reason.split()[0] == words.split(maxsplit=1)[0]
 
 
 def test_a_layer_that_was_removed_is_made_again(tmp_path: Path) -> None:

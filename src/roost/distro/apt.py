@@ -251,7 +251,7 @@ def provision(base: Base, recipe: Recipe | None, *, host: HostApt, repositories:
     files["auth.conf"] = apt_auth.apt_text(sources.credentials)
     env = {**_ENVIRONMENT, "APT_CONFIG": f"{PROVISION}/apt.conf"}
     uris += [line.uri for line in sources.lines]
-    local = (unquote(urlsplit(uri).path) for uri in uris if uri.startswith(("file:", "copy:")))
+    local = (os.path.normpath(unquote(urlsplit(uri).path)) for uri in uris if uri.startswith(("file:", "copy:")))
     key = sources.cache_key if recipe else apt_sources.digest("apt", "committed", base.from_layer)
     if repositories:
         key = apt_sources.digest(key, sorted([origin.url, origin.keys] for origin in repositories))

@@ -47,7 +47,7 @@ _KEY = (
 _MISSING = 'check mirror, release and components; an archived release is on another mirror (mirror = "URL")'
 _NOT_FOUND = "the mirror does not have it: {what}"
 
-# The surest first. Where a pattern has a group, it is what the brief names.
+# The surest first. What a brief names is the pattern's last group, and those with names.
 _KNOWN: tuple[tuple[str, str, str], ...] = (
     (
         r"No space left on device|write error.*\(28|not enough free space|don't have enough free space",
@@ -70,8 +70,8 @@ _KNOWN: tuple[tuple[str, str, str], ...] = (
         "credentials belong into the host's /etc/apt/auth.conf.d, or into the mirror's address",
     ),
     (
-        r"GPG error: ((?:file|https?):\S+) [^\n]*NO_PUBKEY [0-9A-F]+",
-        "{what} is signed by a key that is not trusted for it",
+        r"GPG error: (?P<where>(?:file|https?):\S+) [^\n]*NO_PUBKEY ([0-9A-F]+)",
+        "{where} is signed by a key that is not trusted: {what}",
         _KEY,
     ),
     (r"NO_PUBKEY ([0-9A-F]+)", "the mirror is signed by a key that is not trusted: {what}", _KEY),
@@ -145,5 +145,6 @@ def explain(output: str) -> tuple[str, str]:
         return f"cannot be reached: {mirror}", "check the network, the proxy and the mirror's name"
     for pattern, brief, hint in _KNOWN:
         if match := re.search(pattern, output):
-            return brief.format(what=match.group(match.lastindex or 0).rstrip(".,:")), hint
+            what = match.group(match.lastindex or 0).rstrip(".,:")
+            return brief.format(what=what, **match.groupdict()), hint
     return "", ""
