@@ -47,7 +47,7 @@ class Booting:
         made anew from today's packages. ``restart``: also what runs and is as it should be. What fails is in the outcomes.
         """
         plan = self.build(patterns, jobs=jobs, update=update)
-        records = self._boots().records
+        records = self.boots().records
         wanted = [
             self._wanted(item, records.find(item.machine.name), ephemeral=ephemeral) for item in plan.machines
         ]
@@ -55,11 +55,12 @@ class Booting:
             raise DefinitionError("a machine is named twice", hint="name it once")
 
         def work(record: Booted) -> Callable[[int], Outcome]:
-            return lambda stop: self._boots().up(record, wait=wait, restart=restart, stop_fd=stop)
+            return lambda stop: self.boots().up(record, wait=wait, restart=restart, stop_fd=stop)
 
         return self._side_by_side({record.name: work(record) for record in wanted})
 
-    def _boots(self) -> Machines:
+    def boots(self) -> Machines:
+        """One by one: the machines of this store that boot."""
         from roost.boot.manage import Machines  # most verbs boot nothing
 
         return Machines(self.store)
@@ -81,37 +82,37 @@ class Booting:
 
     def down(self, patterns: Sequence[str] = ()) -> list[Outcome]:
         """Ends machines (none named: all that run); orderly first, firmly when their time is over."""
-        boots = self._boots()
+        boots = self.boots()
         names = [name for name in self._booted(patterns) if patterns or boots.is_up(name) or self.store.is_alive(name)]
         return self._side_by_side({name: self._downer(name) for name in names})
 
     def _downer(self, name: str) -> Callable[[int], Outcome]:
-        return lambda _stop: self._boots().down(name)
+        return lambda _stop: self.boots().down(name)
 
     def restart(self, patterns: Sequence[str]) -> list[Outcome]:
         """Starts machines again, with the layers and the settings of their records."""
-        records = self._boots().records
+        records = self.boots().records
 
         def work(record: Booted) -> Callable[[int], Outcome]:
-            return lambda stop: self._boots().up(record, restart=True, stop_fd=stop)
+            return lambda stop: self.boots().up(record, restart=True, stop_fd=stop)
 
         return self._side_by_side({name: work(records.read(name)) for name in self._booted(patterns)})
 
     def rollback(self, machine: str) -> Outcome:
         """Puts a machine back over the layers that it had before its last update. Raises StoreError."""
         (name,) = self._booted([machine])
-        outcome = self._boots().rollback(name)
+        outcome = self.boots().rollback(name)
         outcome.raised()
         return outcome
 
     def remove_machine(self, machine: str) -> None:
         """Forgets a machine that is down: its changes, its units and its address. Raises StoreError or BusyError."""
         (name,) = self._booted([machine])
-        self._boots().remove(name).raised()
+        self.boots().remove(name).raised()
 
     def enable(self, patterns: Sequence[str], *, enabled: bool = True) -> list[str]:
         """Lets machines come up with the host, or not; their names."""
-        host = self._boots().host
+        host = self.boots().host
         names = self._booted(patterns)
         for name in names:
             (host.enable if enabled else host.disable)(name)
@@ -119,7 +120,7 @@ class Booting:
 
     def enabled(self) -> list[str]:
         """The machines that come up with the host."""
-        machines = self._boots()
+        machines = self.boots()
         return [name for name in machines.records.names() if machines.host.is_enabled(name)]
 
     def status(self, patterns: Sequence[str] = ()) -> list[Status]:
@@ -127,7 +128,7 @@ class Booting:
         from roost.boot.changes import changes
 
         names = self._booted(patterns)
-        machines = self._boots()
+        machines = self.boots()
         plans = {}
         if self.definition is not None:
             known = [name for name in names if name in self.definition.machines]
@@ -145,7 +146,7 @@ class Booting:
     def _booted(self, patterns: Sequence[str]) -> list[str]:
         """Names of machines that were brought up; none means all. Raises StoreError."""
         self.prepare()
-        names = self._boots().records.names()
+        names = self.boots().records.names()
         if not patterns:
             return names
         try:

@@ -7,11 +7,12 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from roost.network import netlink
-from system.network_rig import Host
 from system.rig import Done, Rig, wait_for
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from system.network_rig import Host
 
 # a host whose /etc/hosts and /etc/resolv.conf may be changed; machines outlive the command, and keep these
 _OWN_FILES = 'mount --bind "$0/hosts" /etc/hosts; mount --bind "$0/resolv.conf" /etc/resolv.conf; exec "$@"'

@@ -327,8 +327,8 @@ def test_what_is_good_of_machines_that_boot(more: str, tmp_path: Path) -> None:
 def test_two_machines_cannot_have_one_port_or_address(tmp_path: Path) -> None:
     other = '[machines.other]\ndistribution = "debian"\nrelease = "sid"\n'
     text = GOOD + 'boot = {}\nnetwork = { publish = ["80:80", "53:53/udp"], address = "10.77.0.2" }\n' + other
-    assert load_text(tmp_path, text + 'network = { publish = ["80:80"], address = "10.77.0.2" }\n')  # it does not boot
-    assert load_text(tmp_path, text + 'boot = {}\nnetwork = { publish = ["53:53", "8080:80"] }\n')
+    load_text(tmp_path, text + 'network = { publish = ["80:80"], address = "10.77.0.2" }\n')  # it does not boot
+    load_text(tmp_path, text + 'boot = {}\nnetwork = { publish = ["53:53", "8080:80"] }\n')
     port, address = mistakes(
         tmp_path, text + 'boot = {}\n[machines.other.network]\naddress = "10.77.0.2"\npublish = [\n"1:1",\n"80:1"]\n'
     )

@@ -172,10 +172,9 @@ class Machines:
         from roost.boot import readiness
 
         leader = self.leader(record.name)
-        console = f"{self.records.directory}/{record.name}/console.log"
         try:
             found = readiness.wait_ready(
-                leader, record.boot.ready, timeout=record.boot.timeout, stop_fd=stop_fd, console="" if self.host.systemd else console
+                leader, record.boot.ready, timeout=record.boot.timeout, stop_fd=stop_fd, console=self.console_file(record)
             )
         except HostError as e:
             details = e.details or self.host.console(record.name)
@@ -183,6 +182,10 @@ class Machines:
         if record.firstboot and not readiness.is_systemd(leader):
             self._first_boot(leader, stop_fd)
         return f"{found.state}: {' '.join(found.failed)}" if found.failed else found.state
+
+    def console_file(self, record: Booted) -> str:
+        """Where a machine's console is kept; empty where the journal has it."""
+        return "" if self.host.systemd else f"{self.records.directory}/{record.name}/console.log"
 
     def _first_boot(self, leader: Leader, stop_fd: int | None) -> None:
         """Runs what is to be run once, where no unit does it. Raises HostError."""

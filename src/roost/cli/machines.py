@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
 
-    from roost.boot.manage import Outcome
+    from roost.boot.manage import Machines, Outcome
     from roost.cli.table import Cell
 
 _TONES = {"failed": "bad", "unchanged": "dim", "degraded": "warn", "down": "dim", "running": "good", "up": "good"}
@@ -74,6 +74,55 @@ def enable(options: argparse.Namespace) -> int:
     if enabled and not booted():
         say("this host has no systemd: let its own start call `roost up --enabled`")
     return 0
+
+
+def exec_(options: argparse.Namespace) -> int:
+    """``roost exec``."""
+    from roost.cli.booted import exec_command
+
+    return exec_command(options, _machine(options).leader)
+
+
+def login(options: argparse.Namespace) -> int:
+    """``roost login``."""
+    from roost.cli.booted import login as log_in
+
+    return log_in(options, _machine(options).leader)
+
+
+def shell(options: argparse.Namespace) -> int:
+    """``roost shell --running``."""
+    from roost.cli.booted import shell as open_shell
+
+    return open_shell(options, _machine(options).leader)
+
+
+def logs(options: argparse.Namespace) -> int:
+    """``roost logs``."""
+    from roost.cli.booted import logs as show
+
+    machines = _boots(options)
+    record = machines.records.read(options.machine)
+    return show(
+        options,
+        lambda name: machines.leader(name) if machines.is_up(name) else None,
+        lambda _name: machines.console_file(record),
+    )
+
+
+def _boots(options: argparse.Namespace) -> Machines:
+    manager = roost.Manager(state=options.state)
+    manager.prepare()
+    return manager.boots()
+
+
+def _machine(options: argparse.Namespace) -> Machines:
+    """The machines of the store; the one that was asked for gives its environment."""
+    machines = _boots(options)
+    record = machines.records.read(options.machine)
+    if hasattr(options, "env"):
+        options.env = [*(f"{name}={value}" for name, value in record.environment.items()), *options.env]
+    return machines
 
 
 def _told(outcomes: Sequence[Outcome], options: argparse.Namespace) -> int:

@@ -107,14 +107,13 @@ def _machine_verbs(verbs: Any) -> None:
     add_verbs(verbs)
 
 
-def add_common(to: argparse.ArgumentParser, *, default: Any = argparse.SUPPRESS) -> None:
-    """Options that may stand before the verb or after it."""
+def add_common(to: argparse.ArgumentParser, *, default: Any = argparse.SUPPRESS, file: Sequence[str] = ("-f", "--file")) -> None:
+    """Options that may stand before the verb or after it; ``file`` are the names of the definition's."""
     group = to.add_argument_group("everywhere")
     plain: dict[str, Any] = {"default": default}
     flag: dict[str, Any] = {"default": False if default is None else argparse.SUPPRESS}
     group.add_argument(
-        "-f",
-        "--file",
+        *file,
         metavar="FILE",
         help="the definition (default: ./roost.toml, else /etc/roost/machines/*.toml)",
         **plain,
@@ -227,6 +226,7 @@ def _run_verbs(verbs: Any) -> None:
     add_common(run)
     shell = add_verb(verbs, "shell", "running:shell", "open a shell in a throwaway session", command="own")
     shell.add_argument("machine", metavar="MACHINE", help="the name of one machine")
+    shell.add_argument("--running", action="store_true", help="in the machine itself that is up, not in a session of its own")
     _session_options(shell)
     add_common(shell)
 
@@ -235,20 +235,7 @@ def _session_options(to: argparse.ArgumentParser) -> None:
     to.add_argument(
         "--verify", action="store_true", help="start nothing unless every layer is what it was when it was made"
     )
-    to.add_argument(
-        "-u",
-        "--user",
-        default="root",
-        metavar="USER",
-        help="run as this user of the machine, a name or a number (default: root)",
-    )
-    to.add_argument(
-        "-w",
-        "--directory",
-        default="",
-        metavar="DIR",
-        help="run in this directory (default: that of the source, else the user's home)",
-    )
+    add_who(to)
     to.add_argument(
         "--source",
         action="append",
@@ -264,13 +251,6 @@ def _session_options(to: argparse.ArgumentParser) -> None:
         help="show a path of the host (default: at the same path), read-only unless rw",
     )
     to.add_argument(
-        "--env",
-        action="append",
-        default=[],
-        metavar="NAME[=VALUE]",
-        help="set a variable; without a value, pass on the caller's",
-    )
-    to.add_argument(
         "--limit", action="append", default=[], type=_limit, metavar="NAME=VALUE",
         help="memory, cpus, tasks, disk, time or output, instead of the machine's own; infinity: none",
     )  # fmt: skip
@@ -278,6 +258,31 @@ def _session_options(to: argparse.ArgumentParser) -> None:
         "--keep", default="never", choices=("always", "on-failure", "never"), metavar="always|on-failure",
         help="keep the session: --keep or --keep=on-failure",
     )  # fmt: skip
+
+
+def add_who(to: argparse.ArgumentParser) -> None:
+    """Options that say as whom, where and with what a command runs."""
+    to.add_argument(
+        "-u",
+        "--user",
+        default="root",
+        metavar="USER",
+        help="run as this user of the machine, a name or a number (default: root)",
+    )
+    to.add_argument(
+        "-w",
+        "--directory",
+        default="",
+        metavar="DIR",
+        help="run in this directory (default: that of the source, else the user's home)",
+    )
+    to.add_argument(
+        "--env",
+        action="append",
+        default=[],
+        metavar="NAME[=VALUE]",
+        help="set a variable; without a value, pass on the caller's",
+    )
 
 
 def _store_verbs(verbs: Any) -> None:

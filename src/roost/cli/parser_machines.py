@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from roost.cli.parser import add_common, add_verb, count
+from roost.cli.parser import add_common, add_verb, add_who, count, seconds
 
 if TYPE_CHECKING:
     import argparse
@@ -40,6 +40,23 @@ def add_verbs(verbs: Any) -> None:
         verb = add_verb(verbs, name, "machines:enable", summary)
         _machines(verb, "machines that were brought up")
         add_common(verb)
+    _add_inside(verbs)
+
+
+def _add_inside(verbs: Any) -> None:
+    run = add_verb(verbs, "exec", "machines:exec_", "run a command in a machine that is up", command="must")
+    run.add_argument("machine", metavar="MACHINE", help="a machine that is up")
+    add_who(run)
+    run.add_argument("--timeout", type=seconds, metavar="TIME", help="end it after TIME (90, 15m, 2h): first SIGTERM, then SIGKILL")
+    add_common(run)
+    login = add_verb(verbs, "login", "machines:login", "log into a machine that is up, as its own login(1) lets", command="own")
+    login.add_argument("machine", metavar="MACHINE", help="a machine that is up")
+    add_common(login)
+    logs = add_verb(verbs, "logs", "machines:logs", "show a machine's journal, or what its console said")
+    logs.add_argument("machine", metavar="MACHINE", help="a machine that was brought up")
+    logs.add_argument("-f", "--follow", action="store_true", help="go on with what it says")
+    logs.add_argument("-n", "--lines", type=count, default=50, metavar="N", help="the last N lines (default: 50)")
+    add_common(logs, file=("--file",))
 
 
 def _machines(to: argparse.ArgumentParser, text: str, *, needed: bool = True) -> None:

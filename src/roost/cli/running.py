@@ -131,6 +131,10 @@ def _matrix(options: argparse.Namespace, loaded: Loaded, names: list[str], what:
 
 def shell(options: argparse.Namespace) -> int:
     """``roost shell``."""
+    if options.running:
+        from roost.cli.machines import shell as running_shell
+
+        return running_shell(options)
     options.artifact, options.output, options.timeout = [], "", None
     options.limit.insert(0, ("time", None))  # the definition's is for runs: a person may look around for longer
     options.command = SHELL
