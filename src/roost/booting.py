@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from roost.definition.model import Pool as AddressPool
     from roost.definition.model import Resolved
     from roost.plan import MachinePlan, Plan
+    from roost.sessions import Session
     from roost.store import Store
 
 _JOBS = 10  # machines at a time: they wait more than they work
@@ -35,6 +36,7 @@ class Booting:
         def machines(self, patterns: Sequence[str] = ()) -> list[Resolved]: ...
         def plan(self, patterns: Sequence[str] = ()) -> Plan: ...
         def build(self, patterns: Sequence[str] = (), *, jobs: int | None = None, update: bool = False) -> Plan: ...
+        def open_session(self, session: str) -> Session: ...
         def no_new_privileges(self, item: MachinePlan) -> bool: ...
 
     def up(
@@ -142,6 +144,15 @@ class Booting:
                 outdated = tuple(change.what for change in changes(record, wanted))
             found.append(machines.status(name, outdated=outdated))
         return found
+
+    def look_at(self, session: str) -> Session:
+        """A kept session to look at its changes: a context manager; that of a machine that is up as well."""
+        from roost.boot.sessions import Live
+
+        boots = self.boots()
+        if boots.is_up(session):
+            return Live(self.store, self.store.session(session), boots.leader(session))
+        return self.open_session(session)
 
     def _booted(self, patterns: Sequence[str]) -> list[str]:
         """Names of machines that were brought up; none means all. Raises StoreError."""

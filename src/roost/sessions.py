@@ -332,8 +332,8 @@ class Session:
         count = len(spec.layers)
 
         def both() -> list[str | None]:
-            after = _read_below("merged", path)
-            before = next((text for n in range(count) if (text := _read_below(f"l{n}", path)) is not None), None)
+            after = read_below("merged", path)
+            before = next((text for n in range(count) if (text := read_below(f"l{n}", path)) is not None), None)
             return [None if data is None else data.hex() for data in (before, after)]
 
         before, after = (None if text is None else bytes.fromhex(text) for text in self.inside(spec, both))
@@ -378,7 +378,7 @@ def _collect(patterns: Sequence[str], spec: Spec, output: str, owner: tuple[int,
     return [copied, warnings]
 
 
-def _read_below(place: str, path: str) -> bytes | None:
+def read_below(place: str, path: str) -> bytes | None:
     """The content of a file in a tree; None where it is not. Raises StoreError when it is too large to be compared."""
     try:
         content = files.read_inside(place, path, most=READ_MOST + 1)

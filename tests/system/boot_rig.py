@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from typing import TYPE_CHECKING, Any
 
 from roost.network import netlink
+from roost.records import LayerRecord
+from roost.store import Store
 from system.rig import Done, Rig, wait_for
 
 if TYPE_CHECKING:
@@ -16,6 +19,7 @@ if TYPE_CHECKING:
 
 # a host whose /etc/hosts and /etc/resolv.conf may be changed; machines outlive the command, and keep these
 _OWN_FILES = 'mount --bind "$0/hosts" /etc/hosts; mount --bind "$0/resolv.conf" /etc/resolv.conf; exec "$@"'
+BOOTY = "8" * 64
 INITTAB = "::sysinit:/bin/sh /etc/rc\n::respawn:/bin/sleep 1000\n"
 RC = "#!/bin/sh\necho booted on the console\ndate >> /var/boots\ntouch /run/ready\n"
 BOOT = """
@@ -35,24 +39,6 @@ class BootRig(Rig):
         own = ("unshare", "--mount", "--propagation=private", "sh", "-c", _OWN_FILES, f"{self.host.root}/etc")
         with netlink.inside(self.host.here.fd):
             return super().__call__(*words, prefix=own, **more)
-
-    def make_booty(self) -> None:
-        """The layer, committed from a session."""
-        kept = self.definition_of_tiny()
-        script = (
-            f"mkdir -p /sbin /var; ln -s ../bin/busybox /sbin/init; printf '%s' '{INITTAB}' > /etc/inittab;"
-            f" printf '%s' '{RC}' > /etc/rc; : > /var/boots"
-        )
-        session = self.kept(script)
-        assert self("session", "commit", session, "booty").status == 0
-        assert self("session", "remove", session).status == 0
-        self.define(kept)
-
-    def definition_of_tiny(self) -> str:
-        """Sets the plain machine; the definition that there was."""
-        before = self.file.read_text(encoding="utf-8")
-        self.define('[machines.tiny]\nfrom = "layer:tiny"\n')
-        return before
 
     def up(self, *words: str) -> dict[str, Any]:
         """``roost up tiny`` and its outcome; it succeeds."""
@@ -85,3 +71,21 @@ class BootRig(Rig):
         """No machine stays up."""
         self("down", "--remove")
         wait_for(lambda: not os.path.isdir(f"{self.state}/run/booted") or not os.listdir(f"{self.state}/run/booted"))
+
+
+def make_booty(state: str) -> None:
+    """The committed layer ``booty``: what the layer ``tiny`` lacks to boot by busybox's init."""
+    store = Store(state)
+    tiny = store.layer(store.named("tiny"))
+    record = LayerRecord(
+        digest=BOOTY, parents=(tiny.digest,), kind="committed", name="layer booty", family="apt", facts={}, created=time.time()
+    )  # fmt: skip
+    with store.staged("stage") as stage:
+        for name in ("etc", "sbin", "var"):
+            os.makedirs(f"{stage}/tree/{name}")
+        os.symlink("../bin/busybox", f"{stage}/tree/sbin/init")
+        for name, text in {"etc/inittab": INITTAB, "etc/rc": RC, "var/boots": ""}.items():
+            with open(f"{stage}/tree/{name}", "w", encoding="ascii") as stream:
+                stream.write(text)
+        store.publish(stage, record)
+    store.set_name("booty", record.digest)

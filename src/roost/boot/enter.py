@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from roost.boot import start, wiring
 from roost.boot.record import Records, init_of
+from roost.boot.sessions import begin_anew
 from roost.engine.launch import describe
 from roost.errors import BusyError, Error, HostError, of_os
 from roost.host import files, idmap, runner, syscalls
@@ -42,7 +43,7 @@ def enter(store: Store, record: Booted) -> None:
         _keep("lock", lock)
     held = _range(store, record, kept) if record.private_users else None
     if record.boot.ephemeral:
-        _new_changes(store, name)
+        begin_anew(store, record)
     records = Records(store)
     records.make_run(name)
     spec = start.spec_of(store, record, held)
@@ -89,17 +90,6 @@ def _range(store: Store, record: Booted, kept: dict[str, int]) -> Range:
     held = store.ranges.take(record.name)
     _keep("range", held.lock)
     return held
-
-
-def _new_changes(store: Store, name: str) -> None:
-    """An ephemeral machine begins anew at each start."""
-    store.discard(name)
-    directory = store.running_directory(name)
-    for part in ("", "/upper", "/work"):
-        os.mkdir(f"{directory}{part}", 0o755 if part == "/upper" else 0o700)
-    from roost.boot.sessions import record_of
-
-    store.write_session(record_of(Records(store).read(name)), directory)
 
 
 def attach(store: Store, record: Booted, pid: int) -> None:

@@ -17,6 +17,7 @@ from roost.boot.units import Units, booted
 from roost.definition.model import BootTerms
 from roost.errors import BusyError, Error, HostError, StoreError, from_parts, to_parts
 from roost.host import files
+from roost.trees import boot_problems
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -153,6 +154,13 @@ class Machines:
         """Before a start: the session over the layers, and whatever the last start has left."""
         if before is not None and before.boot.ephemeral != wanted.boot.ephemeral and before.boot.ephemeral:
             self._store.discard(wanted.name)
+        trees = [self._store.tree(digest) for digest in reversed(wanted.layers)]
+        if lacks := boot_problems(trees):
+            raise HostError(
+                f"{wanted.name} cannot boot: {lacks[0]}",
+                details="\n".join(lacks[1:]),
+                hint="give the machine `boot = {}`: its layer then has an init",
+            )
         sessions.ensure(self._store, wanted)
 
     def _enable(self, wanted: Booted) -> None:

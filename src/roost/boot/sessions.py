@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from typing import TYPE_CHECKING
 
 from roost.errors import StoreError
 from roost.records import SessionRecord
-from roost.sessions import Session
+from roost.sessions import Session, read_below
 from roost.structs import replace
 
 if TYPE_CHECKING:
+    from typing import Self
+
+    from roost.boot.leader import Leader
     from roost.boot.record import Booted
     from roost.store import Store
 
@@ -53,7 +57,33 @@ def ensure(store: Store, machine: Booted) -> None:
         store.write_session(record, store.session_directory(machine.name), durable=True)
 
 
+def begin_anew(store: Store, machine: Booted) -> None:
+    """At each start of an ephemeral machine, by whoever holds its lock: an empty directory for its changes."""
+    store.discard(machine.name)
+    directory = store.running_directory(machine.name)
+    for part in ("", "/upper", "/work"):
+        os.mkdir(f"{directory}{part}", 0o755 if part == "/upper" else 0o700)
+    store.write_session(record_of(machine), directory)
+
+
 def release(store: Store, machine: Booted, layers: tuple[str, ...]) -> None:
     """Forgets that it stood on layers that it does not go back to any more."""
     if layers and layers[-1:] not in (machine.layers[-1:], machine.previous[-1:]):
         store.unrefer(machine.name, layers)
+
+
+class Live(Session):
+    """The session of a machine that is up, to be looked at: nothing is mounted, and nobody is kept from using it."""
+
+    def __init__(self, store: Store, record: SessionRecord, leader: Leader) -> None:
+        super().__init__(store, record)
+        self._leader = leader
+
+    def __enter__(self) -> Self:
+        return self
+
+    def read(self, path: str) -> tuple[bytes | None, bytes | None]:
+        """As of a session; the file as the machine has it at this moment."""
+        trees = [self._store.tree(digest) for digest in reversed(self.record.layers)]
+        before = next((text for tree in trees if (text := read_below(tree, path)) is not None), None)
+        return before, read_below(f"/proc/{self._leader.pid}/root", path)

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from roost.store import Store
 
 MS_SLAVE = 1 << 19  # mount(2)
-_INITS = ("usr/lib/systemd/systemd", "lib/systemd/systemd", "sbin/init", "usr/sbin/init", "etc/init", "bin/init")
+_INITS = ("usr/lib/systemd/systemd", "lib/systemd/systemd", "sbin/init")  # as nspawn looks for them with --boot
 _RESOLVED = "/run/systemd/resolve/"
 
 
@@ -39,7 +39,7 @@ def spec_of(store: Store, record: Booted, held: Range | None) -> Spec:
     return Spec(
         machine=record.name, layers=tuple(store.tree(digest) for digest in reversed(record.layers)), directory=directory,
         mount_point=store.mount_point, init=init_path(), command=(), base=held.base if held else 0,
-        userns=held.userns if held else None, volatile=record.boot.ephemeral, network="none",
+        userns=held.userns if held else None, volatile=record.boot.ephemeral, network="private",
         bound=tuple(Bound(source=b.source, target=b.target, read_only=b.read_only) for b in record.binds),
     )  # fmt: skip
 

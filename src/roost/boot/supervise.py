@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 
 from roost.boot import start
 from roost.boot.record import Records, init_of
+from roost.boot.sessions import begin_anew
 from roost.boot.wiring import attach, detach, link_of
 from roost.engine.launch import describe
 from roost.errors import Error, HostError, of_os, to_parts
@@ -84,6 +85,8 @@ class Supervisor:
         group = cgroups.create(self._store.group_of(name), memory=limits.memory, cpus=limits.cpus, tasks=limits.tasks)
         with contextlib.ExitStack() as stack:
             stack.callback(cgroups.remove, group)
+            if record.boot.ephemeral:
+                begin_anew(self._store, record)
             if link is not None:
                 stack.callback(detach, self._store, link)
             notify = stack.enter_context(contextlib.closing(_notify_socket()))

@@ -80,7 +80,7 @@ def session_shell(options: argparse.Namespace) -> int:
 def session_diff(options: argparse.Namespace) -> int:
     """``roost session diff``."""
     manager = _manager(options)
-    with manager.open_session(options.session) as session:
+    with manager.look_at(options.session) as session:
         if options.content:
             return _content(session, options.content)
         found = list(session.changes())

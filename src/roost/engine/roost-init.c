@@ -433,9 +433,7 @@ static int give(const char *path, const struct stat *info, int kind, struct FTW 
 }
 
 static int boot(void) {
-    static const char *const inits[] = {
-        "/usr/lib/systemd/systemd", "/lib/systemd/systemd", "/sbin/init", "/usr/sbin/init", "/etc/init", "/bin/init",
-    };
+    static const char *const inits[] = {"/usr/lib/systemd/systemd", "/lib/systemd/systemd", "/sbin/init"};
     umask(022);
     if (nftw(GIVEN, give, 16, FTW_PHYS) < 0 && errno != ENOENT) /* it boots all the same */
         dprintf(STDERR_FILENO, "roost: /run is not filled: %s\n", strerror(errno));
