@@ -107,10 +107,12 @@ def options(found: Sequence[Setting]) -> list[str]:
 def environment(record: Booted, inside: Inside, *, unified: bool) -> dict[str, str]:
     """What nspawn itself is told by variables. ``unified``: the host has control groups v2 to give.
 
-    A guest's systemd before 232 knows v1 only, and from 256 on v2 only (their NEWS); nspawn guesses with less.
+    A guest's systemd before 232 knows v1 only, and from 256 on v2 only (their NEWS); nspawn guesses with less. Where
+    the host has both, one that runs machines itself keeps v1 as long as it can: all controllers are there.
     """
     env = {}
-    if unified and (inside.systemd >= 232 or inside.init != "systemd"):
+    least = 256 if record.boot.nested else 232
+    if unified and (inside.systemd >= least or inside.init != "systemd"):
         env["SYSTEMD_NSPAWN_UNIFIED_HIERARCHY"] = "1"
     if record.boot.nested:
         env["SYSTEMD_NSPAWN_API_VFS_WRITABLE"] = "1"

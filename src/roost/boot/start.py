@@ -22,7 +22,7 @@ from roost.session.overlay import lower_names
 from roost.sessions import init_path
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from roost.boot.record import Booted
     from roost.host.ranges import Range
@@ -131,20 +131,25 @@ def _own_resolver(root: int) -> bool:
 
 
 def _systemd_version(root: int) -> int:
-    """From the name of its private library, as nspawn finds it too (systemd_installation_has_version)."""
-    for directory in ("usr/lib/systemd", "lib/systemd", "usr/lib64/systemd"):
-        try:
-            fd = syscalls.openat2(directory, os.O_PATH | os.O_DIRECTORY, root=root)
-        except OSError:
-            continue
-        try:
-            names = os.listdir(f"/proc/self/fd/{fd}")
-        finally:
-            os.close(fd)
-        versions = [int(m[1]) for name in names if (m := re.fullmatch(r"libsystemd-shared-(\d+).*\.so", name))]
-        if versions:
-            return max(versions)
-    return 0
+    """From the name of its private library, which is also what nspawn goes by; 0 when there is none."""
+    found = [0]
+    triplets = [name for name in _names(root, "usr/lib") if "-linux-" in name]  # Debian's, since its 252
+    for directory in ("usr/lib", "lib", "usr/lib64", *(f"usr/lib/{name}" for name in triplets)):
+        names = _names(root, f"{directory}/systemd")
+        found += [int(m[1]) for name in names if (m := re.fullmatch(r"libsystemd-shared-(\d+).*\.so", name))]
+    return max(found)
+
+
+def _names(root: int, directory: str) -> list[str]:
+    """What is in a directory of a tree; nothing where there is none."""
+    try:
+        fd = syscalls.openat2(directory, os.O_PATH | os.O_DIRECTORY, root=root)
+    except OSError:
+        return []
+    try:
+        return os.listdir(f"/proc/self/fd/{fd}")
+    finally:
+        os.close(fd)
 
 
 def mount_for(store: Store, record: Booted, spec: Spec) -> Inside:
@@ -158,15 +163,20 @@ def mount_for(store: Store, record: Booted, spec: Spec) -> Inside:
     return mount_machine(spec, given, hosts=hosts, resolv_conf=f"{directory}/resolv.conf")
 
 
-def argv(record: Booted, spec: Spec, inside: Inside, *, directory: str, systemd: bool) -> list[str]:
-    """nspawn's command line. With systemd the settings are in the machine's nspawn file, which is read by its name."""
+def argv(
+    record: Booted, spec: Spec, inside: Inside, *, directory: str, systemd: bool, controllers: Sequence[str] = ()
+) -> list[str]:
+    """nspawn's command line. With systemd the settings are in the machine's nspawn file, which is read by its name.
+
+    ``controllers`` are those of v1 that the machine may use for limits of its own.
+    """
     words = ["systemd-nspawn", "--quiet", "--keep-unit", f"--machine={record.name}", f"--directory={directory}"]
     if spec.base:
         words += [f"--private-users={spec.base}:65536", "--private-users-ownership=off"]
     if systemd:
         return [*words, "--settings=override", "--console=read-only"]
     found = settings(record, spec.mount_point, inside, systemd=False)
-    return [*words, "--register=no", "--settings=no", "--console=read-only", *options(found), "--", INIT, "--boot"]
+    return [*words, "--register=no", "--settings=no", "--console=read-only", *options(found), "--", INIT, "--boot", *controllers]
 
 
 def nspawn_environment(record: Booted, inside: Inside) -> dict[str, str]:

@@ -82,7 +82,9 @@ class Supervisor:
         name, record = self._record.name, self._record
         link = link_of(self._store, record)
         limits = record.limits
-        group = cgroups.create(self._store.group_of(name), memory=limits.memory, cpus=limits.cpus, tasks=limits.tasks)
+        group = cgroups.create(
+            self._store.group_of(name), memory=limits.memory, cpus=limits.cpus, tasks=limits.tasks, own_legacy=record.boot.nested
+        )
         with contextlib.ExitStack() as stack:
             stack.callback(cgroups.remove, group)
             if record.boot.ephemeral:
@@ -127,7 +129,7 @@ class Supervisor:
             runner.die_with_parent()
             os.close(started)
             try:
-                self._become_nspawn(held, go, console, address)
+                self._become_nspawn(held, group, go, console, address)
             except (OSError, Error) as e:
                 error = describe(e) if isinstance(e, OSError) else e
                 os.write(problem, json.dumps(to_parts(error)).encode()[:4096])
@@ -142,7 +144,7 @@ class Supervisor:
             for fd in (console, problem, go, started):
                 os.close(fd)
 
-    def _become_nspawn(self, held: Range | None, go: int, console: int, address: str) -> None:
+    def _become_nspawn(self, held: Range | None, group: cgroups.Group, go: int, console: int, address: str) -> None:
         """In the child: mounts, and becomes nspawn."""
         store, record = self._store, self._record
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -155,7 +157,9 @@ class Supervisor:
         os.makedirs("/run/systemd/nspawn", exist_ok=True)
         syscalls.mount("roost", "/run/systemd/nspawn", "tmpfs", options="mode=0755")
         runner.die_with_parent()  # again: the kernel forgets it whenever a process's file system ids change
-        words = start.argv(record, spec, inside, directory=f"{spec.mount_point}/merged", systemd=False)
+        controllers = cgroups.given_legacy(group) if record.boot.nested else ()
+        merged = f"{spec.mount_point}/merged"
+        words = start.argv(record, spec, inside, directory=merged, systemd=False, controllers=controllers)
         env = {**start.nspawn_environment(record, inside), "NOTIFY_SOCKET": address}
         os.setsid()
         null = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)

@@ -6,7 +6,7 @@
  * program is bind-mounted into the container; it is static, hence runs in any tree, of any libc or none.
  *
  *   roost-init USER DIRECTORY TERMINAL CAPABILITIES COMMAND [ARGUMENT...]
- *   roost-init --boot
+ *   roost-init --boot [CONTROLLER...]
  *
  * The second is PID 1 of a machine that boots: it fills /run with what it is given, as the machine's root, to whom nspawn's
  * own directories there would not belong, and becomes the machine's init.
@@ -432,11 +432,23 @@ static int give(const char *path, const struct stat *info, int kind, struct FTW 
     return kind == FTW_F ? copy_file(path, to, info) : 0;
 }
 
-static int boot(void) {
+/* nspawn shows control groups of v1 read-only. These are the machine's own, for the limits of what it runs. */
+static void own_controllers(char **names) {
+    char path[PATH_MAX];
+
+    for (; *names; names++) {
+        snprintf(path, sizeof path, "/sys/fs/cgroup/%s", *names);
+        if (mount(NULL, path, NULL, MS_REMOUNT | MS_BIND | MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL) < 0)
+            dprintf(STDERR_FILENO, "roost: %s stays read-only: %s\n", path, strerror(errno));
+    }
+}
+
+static int boot(char **controllers) {
     static const char *const inits[] = {"/usr/lib/systemd/systemd", "/lib/systemd/systemd", "/sbin/init"};
     umask(022);
     if (nftw(GIVEN, give, 16, FTW_PHYS) < 0 && errno != ENOENT) /* it boots all the same */
         dprintf(STDERR_FILENO, "roost: /run is not filled: %s\n", strerror(errno));
+    own_controllers(controllers);
     for (size_t i = 0; i < sizeof inits / sizeof *inits; i++)
         execl(inits[i], i < 2 ? "systemd" : "init", (char *) NULL);
     dprintf(STDERR_FILENO, "roost: no init can be started: %s\n", strerror(errno));
@@ -560,8 +572,8 @@ int main(int argc, char **argv) {
         for (;;)
             pause();
     }
-    if (argc == 2 && strcmp(argv[1], "--boot") == 0)
-        return boot();
+    if (argc >= 2 && strcmp(argv[1], "--boot") == 0)
+        return boot(argv + 2);
     if (argc > 1 && strcmp(argv[1], "--exec") == 0)
         return exec_inside(argc, argv);
     if (argc < 6) {

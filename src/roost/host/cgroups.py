@@ -41,10 +41,13 @@ class Group(Struct, frozen=True, kw_only=True):
         return tuple(dict.fromkeys((*self.nspawn, *self.entered, *((self.born,) if self.born else ()))))
 
 
-def create(name: str, *, memory: int | None = None, cpus: float | None = None, tasks: int | None = None) -> Group:
+def create(
+    name: str, *, memory: int | None = None, cpus: float | None = None, tasks: int | None = None, own_legacy: bool = False
+) -> Group:
     """Makes the group ``name`` below this process's own; ``memory`` in bytes, ``tasks`` without nspawn's own.
 
-    A limit that this host cannot enforce is no error: it is named in ``notes``.
+    A limit that this host cannot enforce is no error: it is named in ``notes``. ``own_legacy``: where these are of v1, the
+    group has them without a limit too, so that somebody inside may be given them to set limits below (``given_legacy``).
     """
     own = _own_groups()
     wanted = {"memory": memory, "cpu": cpus, "pids": None if tasks is None else tasks + OWN_TASKS}
@@ -67,8 +70,16 @@ def create(name: str, *, memory: int | None = None, cpus: float | None = None, t
             notes += _limit_legacy(limited, controller, value)
         else:
             notes += _limit_unified(born, controller, value)
+    if own_legacy:
+        made = [_make(controller, own[controller], name) for controller in _WORDS if controller in own]
+        entered += [path for path in made if path is not None and path not in entered]
     kept = tuple(name for name in limits if not any(note.startswith(_unenforced(name)) for note in notes))
     return Group(born=born, entered=tuple(entered), nspawn=tuple(nspawn), limits=kept, notes=tuple(notes))
+
+
+def given_legacy(group: Group) -> tuple[str, ...]:
+    """The controllers of v1 in which the group is one of its own."""
+    return tuple(name for name in _WORDS if any(path.startswith(f"{MOUNT}/{name}/") for path in group.entered))
 
 
 _NSPAWN = ("payload", "supervisor")
