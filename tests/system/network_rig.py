@@ -98,7 +98,12 @@ class Host:
         self.machines: dict[str, Space] = {}
         path = f"/proc/{os.getpid()}/fd/{self.wan.fd}"
         self.here.ip(f"link add up0 index 77 type veth peer name wan0 netns {path}")
-        for space, name, four, six in ((self.here, "up0", UPLINK, UPLINK6), (self.wan, "wan0", WAN, WAN6)):
+        for space, name, number, four, six in (
+            (self.here, "up0", 2, UPLINK, UPLINK6),
+            (self.wan, "wan0", 1, WAN, WAN6),
+        ):
+            space.ip(f"link set {name} addrgenmode none")  # an address that is looked for first comes late
+            space.ip(f"address add fe80::{number}/64 dev {name} nodad")
             space.ip(f"address add {four}/24 dev {name}")
             space.ip(f"address add {six}/64 dev {name} nodad")
             space.ip(f"link set {name} up")

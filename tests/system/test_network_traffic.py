@@ -48,13 +48,14 @@ def answers(space: Space, address: str, door: socket.socket) -> bool:
 @contextlib.contextmanager
 def hosts_file(tmp_path: Path, text: str) -> Iterator[None]:
     """Another /etc/hosts for programs that look names up; the tests have a mount namespace of their own."""
-    path = tmp_path / "etc-hosts"
-    path.write_text(text)
-    syscalls.mount(str(path), "/etc/hosts", flags=syscalls.MS_BIND)
+    for name, content in (("hosts", text), ("resolv.conf", "nameserver 127.0.0.1\noptions timeout:1 attempts:1\n")):
+        (tmp_path / name).write_text(content)
+        syscalls.mount(str(tmp_path / name), f"/etc/{name}", flags=syscalls.MS_BIND)
     try:
         yield
     finally:
         syscalls.umount("/etc/hosts")
+        syscalls.umount("/etc/resolv.conf")
 
 
 def test_a_machine_gets_out_as_the_host(net: Host) -> None:
