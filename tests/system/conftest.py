@@ -13,6 +13,7 @@ import pytest
 
 import roost
 from roost.host import files
+from system.network_rig import Host, host_at
 from system.rig import BUSYBOX, TINY, Rig, link_layers, make_tiny
 
 if TYPE_CHECKING:
@@ -127,3 +128,10 @@ def own(new_store: Callable[[], str], tmp_path: Path, layers: dict[str, tuple[st
         shutil.rmtree(f"{state}/cache/packages", ignore_errors=True)
         shutil.copytree(f"{CACHED}/cache/packages", f"{state}/cache/packages", copy_function=os.link)
     return Rig(state, tmp_path, FARM.read_text(encoding="utf-8") + TINY)
+
+
+@pytest.fixture
+def net(tmp_path: Path) -> Iterator[Host]:
+    """A host with a network of its own, and this process in it."""
+    with host_at(str(tmp_path / "host")) as host:
+        yield host

@@ -20,7 +20,7 @@ WAN, WAN6 = "198.51.100.1", "2001:db8:100::1"
 UPLINK, UPLINK6 = "198.51.100.2", "2001:db8:100::2"
 STRANGER = "198.51.100.99"
 SETTINGS = "cd /proc/sys/net; cat ipv4/ip_forward ipv4/conf/*/accept_redirects ipv6/conf/*/forwarding"
-QUICK = 0.7  # seconds until a connection that is dropped counts as one
+QUICK = 0.3  # seconds until a connection that is dropped counts as one
 
 
 class Space:
@@ -97,8 +97,13 @@ class Host:
         self.network = self.another()
         self.machines: dict[str, Space] = {}
         path = f"/proc/{os.getpid()}/fd/{self.wan.fd}"
-        self.here.ip(f"link add up0 type veth peer name wan0 netns {path}")
-        for space, name, four, six in ((self.here, "up0", UPLINK, UPLINK6), (self.wan, "wan0", WAN, WAN6)):
+        self.here.ip(f"link add up0 index 77 type veth peer name wan0 netns {path}")
+        for space, name, number, four, six in (
+            (self.here, "up0", 2, UPLINK, UPLINK6),
+            (self.wan, "wan0", 1, WAN, WAN6),
+        ):
+            space.ip(f"link set {name} addrgenmode none")  # an address that is looked for first comes late
+            space.ip(f"address add fe80::{number}/64 dev {name} nodad")
             space.ip(f"address add {four}/24 dev {name}")
             space.ip(f"address add {six}/64 dev {name} nodad")
             space.ip(f"link set {name} up")

@@ -6,6 +6,7 @@ Both sides are set up by ``ip -batch`` from outside, so that a machine without a
 from __future__ import annotations
 
 import os
+import time
 import zlib
 
 from roost.errors import HostError
@@ -15,6 +16,7 @@ from roost.network.records import INSIDE, Link
 
 _TIMEOUT = 30.0
 _USUAL_MTU = 1500
+_PATIENCE = 2.0  # seconds; whoever has set an end down again is not waited for
 
 
 def mac_of(name: str, side: str) -> str:
@@ -41,8 +43,13 @@ def outside_batch(link: Link, netns: str, known: dict[str, netlink.Interface], m
 
 def _outside(link: Link) -> list[str]:
     lines = [f"address replace {link.gateway}/{link.address.partition('/')[2]} dev {link.device}"]
-    if link.gateway6:
-        lines.append(f"address replace {link.gateway6}/{link.address6.partition('/')[2]} dev {link.device} nodad")
+    if link.gateway6:  # a link-local address that is looked for on the link first is of no use for a second or two
+        length = link.address6.partition("/")[2]
+        lines += [
+            f"link set dev {link.device} addrgenmode none",
+            f"address replace fe80::1/64 dev {link.device} nodad",
+            f"address replace {link.gateway6}/{length} dev {link.device} nodad",
+        ]
     if link.bridge:
         lines += [
             f"link set dev {link.bridge} alias roost-bridge",
@@ -66,7 +73,7 @@ def inside_batch(link: Link) -> str:
 
 
 def make(link: Link, netns: int) -> None:
-    """Makes both ends, or only sets what they lack when they are there already. Raises HostError."""
+    """Makes both ends, or only sets what they lack when they are there already; packets pass then. Raises HostError."""
     known = netlink.interfaces()
     path = f"/proc/{os.getpid()}/fd/{netns}"
     if link.interface in known and is_ours(link, known, netns):
@@ -75,6 +82,20 @@ def make(link: Link, netns: int) -> None:
         outside = outside_batch(link, path, known, uplink_mtu(known))
     batch((), outside, link)
     batch(("nsenter", f"--net={path}"), inside_batch(link), link)
+    _wait_until_running(link, netns)
+
+
+def _wait_until_running(link: Link, netns: int) -> None:
+    """The kernel opens a new link's queues a moment after it is up; what is sent before is lost, and is late by a second."""
+    deadline = time.monotonic() + _PATIENCE
+    while time.monotonic() < deadline:
+        outside = netlink.interfaces()
+        with netlink.inside(netns):
+            inside = netlink.interfaces()
+        ends = (outside.get(link.interface), outside.get(link.device), inside.get(INSIDE))
+        if all(end is not None and end.running for end in ends):
+            return
+        time.sleep(0.001)
 
 
 def is_ours(link: Link, known: dict[str, netlink.Interface], netns: int) -> bool:

@@ -12,6 +12,7 @@ import os
 
 from roost.errors import HostError
 from roost.host import files, runner
+from roost.network import writing
 from roost.network.records import PREFIX
 from roost.structs import Struct
 
@@ -161,7 +162,7 @@ def tell(found: Iterable[Manager], root: str) -> None:
         changed = [(path, text) for path, text in manager.files if _content(f"{root}/{path}") != text]
         for path, text in changed:
             os.makedirs(os.path.dirname(f"{root}/{path}"), exist_ok=True)
-            files.write_atomic(f"{root}/{path}", text.encode())
+            writing.write(f"{root}/{path}", text.encode())
         if changed:
             _reload(manager)
 
@@ -175,8 +176,8 @@ def withdraw(root: str, *, ask: bool) -> None:
     """Removes all that they were told; ``ask``: those that run read it again. Raises HostError."""
     for manager in EVERY:
         there = [path for path, _ in manager.files if os.path.lexists(f"{root}/{path}")]
-        for path in there:
-            os.unlink(f"{root}/{path}")
+        for path, _ in manager.files:
+            writing.remove(f"{root}/{path}")
         if there and ask and manager in running(root):
             _reload(manager)
 

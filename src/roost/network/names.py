@@ -6,7 +6,8 @@ import contextlib
 import errno
 import os
 
-from roost.host import files, runner
+from roost.host import runner
+from roost.network import writing
 from roost.network.addresses import number_of
 
 TYPE_CHECKING = False
@@ -133,12 +134,9 @@ def update(path: str, entries: Iterable[tuple[str, str]]) -> None:
 
 def write_same(path: str, data: bytes) -> None:
     """Replaces a file's content; by a rename where that can be, so that a reader never sees a part."""
+    path = os.path.realpath(path)
     try:
-        mode = os.stat(path).st_mode & 0o7777 if os.path.exists(path) else 0o644
-        if os.path.islink(path):
-            path = os.path.realpath(path)
-        files.write_atomic(path, data, mode=mode)
-        os.chmod(path, mode)
+        writing.write(path, data, mode=os.stat(path).st_mode & 0o7777 if os.path.exists(path) else 0o644)
     except OSError as e:
         if e.errno not in (errno.EBUSY, errno.EXDEV, errno.EROFS, errno.EACCES, errno.EPERM):
             raise

@@ -15,7 +15,7 @@ import zlib
 
 from roost.errors import Error, HostError
 from roost.host import files
-from roost.network import firewall, guests, links, managers, names, netlink, pools, sysctls, terms
+from roost.network import firewall, guests, links, managers, names, netlink, pools, sysctls, terms, writing
 from roost.network.addresses import LINK6, Block, block_of, first_overlap, number_of, pool_of, text_of
 from roost.network.records import PREFIX, Attached, Link, attached_from
 from roost.structs import replace
@@ -90,11 +90,12 @@ class Network:
 
     def give_back(self, link: Link) -> None:
         """A lent link may be anybody's again; one that was not lent here is left alone."""
-        lock = self._held.pop(link.interface, None)
-        if lock is not None:
-            with contextlib.suppress(OSError):
-                os.unlink(os.readlink(f"/proc/self/fd/{lock}"))
-            os.close(lock)
+        self._drop(link.interface)
+
+    def close(self) -> None:
+        """Gives back all that was lent here."""
+        for name in list(self._held):
+            self._drop(name)
 
     def release(self, machine: str) -> None:
         """Forgets what was allotted to a machine, and a bridge that was its alone."""
@@ -231,6 +232,13 @@ class Network:
             found.setdefault(machine, []).append(address)
         return found
 
+    def _drop(self, interface: str) -> None:
+        lock = self._held.pop(interface, None)
+        if lock is not None:
+            with contextlib.suppress(OSError):
+                os.unlink(os.readlink(f"/proc/self/fd/{lock}"))
+            os.close(lock)
+
     def _hold(self, session: str, address: str) -> str:
         """The interface of a session that has an address now; empty when another one has it."""
         plain = address.partition("/")[0]
@@ -274,7 +282,6 @@ class Network:
             for one in gone:
                 links.remove(one.link, [other.link for other in left])
                 self._forget(one.link)
-            self._host_names()
         return left
 
     def _refuse_clashes(self, new: Attached, ports: tuple[terms.Port, ...], others: list[Attached]) -> None:
@@ -302,7 +309,7 @@ class Network:
             told = [m for m in found if managers.needed(m, self._root, lent=link.lent, bridge=bool(link.bridge))]
             managers.tell(told, self._root)
         sysctls.turn_on(f"{self._run}/settings", ipv6=bool(link.address6))
-        files.write_atomic(f"{self._run}/attached/{link.interface}", new.to_text().encode(), mode=0o600)
+        writing.write(f"{self._run}/attached/{link.interface}", new.to_text().encode(), mode=0o600)
         if same:
             firewall.add(new, others)
         else:
@@ -321,25 +328,26 @@ class Network:
         elif link.bridge and link.bridge in netlink.interfaces():
             sysctls.of_link(link.bridge, localnet=_needs_localnet(link.bridge, others))
         self._forget(link)
-        if not link.lent:
-            self._host_names()
 
     def _last(self) -> None:
         managers.withdraw(self._root, ask=managers.manages_us() or bool(self._root))
         sysctls.put_back(f"{self._run}/settings", netlink.interfaces())
 
     def _forget(self, link: Link) -> None:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(f"{self._run}/attached/{link.interface}")
+        """Last of all: until its record has gone, whoever comes next takes down what is left."""
+        if not link.lent:
+            self._host_names(without=link.machine)
+        writing.remove(f"{self._run}/attached/{link.interface}")
         if link.lent:
             files.drop_free_lock(f"{self._run}/lent/{link.address.partition('/')[0]}")
 
-    def _host_names(self) -> None:
+    def _host_names(self, *, without: str = "") -> None:
         """The host finds machines by their names while they are attached."""
         path = f"{self._root}/etc/hosts"
-        entries = names.entries_of(link for link in self.attached() if not link.lent)
+        entries = names.entries_of(link for link in self.attached() if not link.lent and link.machine != without)
         if entries or os.path.exists(path):
             names.update(path, entries)
+            writing.remove_part(path)
 
 
 def _fits(old: Link, terms_: NetworkTerms, book: pools.Allotments, pool: str | None) -> bool:

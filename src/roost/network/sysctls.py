@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import os
 
 from roost.errors import HostError
-from roost.host import files
-from roost.network import netlink
+from roost.network import netlink, writing
 from roost.network.records import PREFIX
 
 TYPE_CHECKING = False
@@ -71,7 +69,7 @@ def turn_on(memory: str, *, ipv6: bool) -> None:
         before.setdefault("ipv4/conf/all/accept_redirects", redirects)  # the kernel changes it with forwarding
     for name, old in changed.items():
         before.setdefault(name, str(old))
-    files.write_atomic(memory, "".join(f"{name} {value}\n" for name, value in before.items()).encode(), mode=0o600)
+    writing.write(memory, "".join(f"{name} {value}\n" for name, value in before.items()).encode(), mode=0o600)
     order = sorted(changed, key=lambda name: "accept_ra" not in name)  # first those that save a route
     for name in order:
         write(name, "2" if name.endswith("accept_ra") else "1")
@@ -95,8 +93,7 @@ def put_back(memory: str, others: Iterable[str]) -> None:
         for name in order:
             with contextlib.suppress(HostError):  # an interface that has gone
                 write(name, before[name])
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(memory)
+    writing.remove(memory)
 
 
 def of_link(device: str, *, localnet: bool) -> None:
