@@ -30,7 +30,8 @@ name=$1 address=$2 suites=$3 components=$4 keys=$5
 version=$(dpkg-query -W -f '${Version}' apt) || fail "there is no apt in this machine"
 file=/etc/apt/sources.list.d/$name
 keyring=
-if dpkg --compare-versions "$version" ge 1.1; then
+case $version in 0.* | 1.0 | 1.0[!0-9]*) old=yes ;; *) old=no ;; esac
+if [ "$old" = no ]; then
     if [ "$keys" = yes ]; then
         keyring=/etc/apt/keyrings/$name.gpg
     else
