@@ -6,7 +6,7 @@ inheritance, with every default filled in and every file's content read: all tha
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from msgspec import Struct, field
 
@@ -126,9 +126,14 @@ class Repository(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, 
 
 
 class Profile(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
-    """A reusable layer. ``environment`` and ``binds`` do not change the layer: they apply to its sessions."""
+    """A reusable layer. ``environment`` and ``binds`` do not change the layer: they apply to its sessions.
+
+    ``recipe`` is a shipped one that stands for packages, users, files and scripts; ``options`` are what it asks for.
+    """
 
     description: str = ""
+    recipe: str = ""
+    options: dict[str, Any] = {}
     packages: Packages = []
     user: User | list[User] = []
     files: dict[str, File] = {}
@@ -141,7 +146,10 @@ class Profile(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, ren
 
 
 class Machine(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab", omit_defaults=True):
-    """One machine as written. What is not written is decided by ``[defaults]``, then by the distribution's recipe."""
+    """One machine as written. What is not written is decided by ``[defaults]``, then by the distribution's recipe.
+
+    ``options`` are those of its profiles' recipes, by profile, in front of what the profile says.
+    """
 
     description: str | None = None
     distribution: str | None = None
@@ -149,6 +157,7 @@ class Machine(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, ren
     architecture: str | None = None
     from_: str | None = field(default=None, name="from")
     profiles: list[str] | None = None
+    options: dict[str, dict[str, Any]] | None = None
     packages: Packages | None = None
     user: User | list[User] | None = None
     files: dict[str, File] | None = None

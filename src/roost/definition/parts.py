@@ -28,6 +28,7 @@ class Part(Struct, frozen=True, kw_only=True):
     """None: not written. ``packages`` has the list for every family under the empty name.
 
     ``boot`` and ``network`` have what is written of them, as it is used; ``boot`` None: there is no such table.
+    ``recipe`` is a profile's recipe with its options as that has read them.
     """
 
     packages: dict[str, tuple[str, ...]] | None
@@ -43,6 +44,7 @@ class Part(Struct, frozen=True, kw_only=True):
     boot: dict[str, Any] | None = None
     network: dict[str, Any] = {}
     keyring: tuple[str, str] | None = None
+    recipe: tuple[str, Any] | None = None
 
 
 def part(place: Place, written: Machine | Profile) -> Part:
@@ -70,7 +72,22 @@ def part(place: Place, written: Machine | Profile) -> Part:
         boot=None if boot is None else _boot(place.at("boot"), boot),
         network={} if network is None else _network(place.at("network"), network),
         keyring=None if keyring is None else _keyring(place.at("keyring"), keyring),
+        recipe=_recipe(place, written) if isinstance(written, Profile) else None,
     )
+
+
+def _recipe(place: Place, written: Profile) -> tuple[str, Any] | None:
+    if not written.recipe:
+        if written.options:
+            place.at("options").wrong("there is no recipe that they are for")
+        return None
+    from roost.definition import recipes  # few definitions have one
+
+    if written.recipe not in recipes.RECIPES:
+        known = place.did_you_mean(written.recipe, recipes.RECIPES) or f", one of {', '.join(recipes.RECIPES)}"
+        place.at("recipe").wrong(f"no recipe '{written.recipe}'{known}")
+        return None
+    return written.recipe, recipes.options(place.at("options"), written.recipe, written.options)
 
 
 def _base(place: Place, written: Machine) -> None:

@@ -56,6 +56,7 @@ class _World(Struct, frozen=True, kw_only=True):
     known: Sequence[str]
     architecture: str
     profiles: dict[str, tuple[Place, Part]]
+    unique: dict[str, str]
 
 
 class _Layered(Struct, frozen=True, kw_only=True):
@@ -109,7 +110,7 @@ def resolve(
 ) -> dict[str, Resolved]:
     """Every machine of the documents; mistakes are kept in the documents, and then the result is not to be used."""
     documents = list(documents)
-    world = _World(facts=facts, known=known, architecture=architecture, profiles=_profiles(documents))
+    world = _World(facts=facts, known=known, architecture=architecture, profiles=_profiles(documents), unique={})
     machines: dict[str, Resolved] = {}
     places: list[tuple[Place, Resolved]] = []
     owners: dict[str, str] = {}
@@ -182,6 +183,8 @@ def _machine(machine: _Layered, world: _World) -> Resolved:
     names = machine.own.profiles if machine.own.profiles is not None else machine.defaults.profiles or []
     profiles = [(name, world.profiles[name][1]) for name in names if name in world.profiles]
     own = _merged(machine.part, machine.below)
+    if machine.own.options or machine.defaults.options or any(one.recipe for _, one in profiles):
+        profiles, own = _with_recipes(machine, world, base, family, profiles, own)
     layers = [_contents(name, one, family, base.release) for name, one in [*profiles, ("", own)]]
     layers[-1] = _of_the_machine(machine, layers[-1], boots=own.boot is not None)
     layers = _repositories_once(machine, _users_once(machine, layers))
@@ -214,6 +217,40 @@ def _machine(machine: _Layered, world: _World) -> Resolved:
         private_network=NetworkTerms(**{name: value for name, value in own.network.items() if name != "mode"}),
         firstboot=_firstboot([*profiles, ("", own)]),
     )
+
+
+def _with_recipes(
+    machine: _Layered, world: _World, base: Base, family: str, profiles: list[tuple[str, Part]], own: Part
+) -> tuple[list[tuple[str, Part]], Part]:
+    """The profiles with what their recipes stand for on this machine, and its own part with what is the machine's alone."""
+    from roost.definition import recipes  # few definitions have one
+
+    place = machine.place.at("options")
+    as_written = {name: where.document.definition.profiles[name] for name, (where, _) in world.profiles.items()}
+    known = [name for name, one in as_written.items() if one.recipe or one.options]
+    listed_here = [name for name, _ in profiles]
+    defaults = Place(machine.place.document, ("defaults", "options"))
+    good = recipes.check_names(place, machine.own.options or {}, known, world.profiles, listed_here)
+    good &= recipes.check_names(defaults, machine.defaults.options or {}, known, world.profiles, None)
+    host = recipes.Host(
+        name=machine.name, distribution=base.distribution, release=base.release, architecture=base.architecture, family=family,
+    )  # fmt: skip
+    written = ((defaults, machine.defaults.options or {}), (place, machine.own.options or {}))
+    expanded = []
+    for name, one in profiles:
+        if one.recipe is None or not good:
+            expanded.append((name, one))
+            continue
+        where = machine.where("options", "profiles")
+        found = recipes.expanded(
+            where, one.recipe, [(here.at(name), table[name]) for here, table in written if name in table], host
+        )
+        for word, what in found.unique.items():
+            if world.unique.setdefault(word, machine.name) != machine.name:
+                where.wrong(f"{what} {word} is that of machine '{world.unique[word]}' already")
+        expanded.append((name, recipes.added(one, found)))
+        own = structs.replace(own, files=found.own | own.files)
+    return expanded, own
 
 
 def _merged(own: Part, below: Part) -> Part:

@@ -8,6 +8,7 @@ from msgspec import json
 
 from roost.definition.checks import FAMILIES
 from roost.definition.model import Definition
+from roost.definition.recipes import RECIPES
 
 _PACKAGES = "A list of packages for every family, or one list per family of distributions (apt, dnf, ...)."
 _USER = "An account, or a list of them, made in the layer."
@@ -33,6 +34,7 @@ DESCRIPTIONS = {
         "architecture": "Debian's name of the architecture (amd64, arm64, i386, ...); the host's when not written.",
         "from": 'A committed layer, "layer:NAME", instead of a distribution.',
         "profiles": "The profiles that this machine is made of, each a layer, lowest first.",
+        "options": "Options of its profiles' recipes, by profile, in front of the profile's own.",
         "packages": _PACKAGES,
         "user": _USER,
         "files": _FILES,
@@ -62,6 +64,8 @@ DESCRIPTIONS = {
     },
     "Profile": {
         "description": "One line for people.",
+        "recipe": "A shipped recipe that stands for packages, users, files and scripts: sai-builder.",
+        "options": "What the recipe asks for.",
         "packages": _PACKAGES,
         "user": _USER,
         "files": _FILES,
@@ -151,6 +155,7 @@ def json_schema() -> dict[str, Any]:
         for option in schema["$defs"][record]["properties"]["packages"]["anyOf"]:
             if option["type"] == "object":
                 option["propertyNames"] = {"enum": list(FAMILIES)}
+    schema["$defs"]["Profile"]["properties"]["recipe"]["enum"] = ["", *RECIPES]
     file = schema["$defs"]["File"]
     file["properties"]["mode"]["pattern"] = "^[0-7]{3,4}$"
     file["oneOf"] = [{"required": ["content"]}, {"required": ["source"]}]

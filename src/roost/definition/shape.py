@@ -33,6 +33,13 @@ def clean(table: dict[str, Any]) -> Cleaned:
     return walker.result
 
 
+def clean_as(table: dict[str, Any], kind: inspect.Type) -> Cleaned:
+    """The same for a table that is of another kind; its places are those within it."""
+    walker = _Walker()
+    walker.result.table = walker.value(table, kind, ())
+    return walker.result
+
+
 _WRONG = object()
 
 
@@ -105,6 +112,8 @@ def _alternatives(kind: inspect.Type) -> tuple[inspect.Type, ...]:
 
 
 def _fits(value: Any, kind: inspect.Type) -> bool:
+    if isinstance(kind, inspect.AnyType):
+        return True
     if isinstance(kind, inspect.LiteralType):
         return value in kind.values
     if isinstance(kind, inspect.FloatType):
