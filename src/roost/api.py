@@ -124,7 +124,7 @@ class Manager(Booting):
             return []
         self._open()
         self._ready = True
-        return self.store.sweep()
+        return [*self.store.sweep(), *self.clear_networks()]
 
     def _open(self) -> None:
         if os.geteuid() != 0:

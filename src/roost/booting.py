@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from roost.errors import DefinitionError, Error, Interrupted, StoreError, to_parts
 from roost.events import MachineEnded, MachineStarted
+from roost.host import files
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from roost.sessions import Session
     from roost.store import Store
 
+NETWORKS = "/run/roost"  # of the host, whatever the state
 _JOBS = 10  # machines at a time: they wait more than they work
 
 
@@ -38,6 +40,14 @@ class Booting:
         def build(self, patterns: Sequence[str] = (), *, jobs: int | None = None, update: bool = False) -> Plan: ...
         def open_session(self, session: str) -> Session: ...
         def no_new_privileges(self, item: MachinePlan) -> bool: ...
+
+    def clear_networks(self) -> list[str]:
+        """Takes from the host what belonged to machines and runs that have ended; says whose network it was."""
+        if not any(files.names_in(f"{NETWORKS}/{name}/attached") for name in files.names_in(NETWORKS) if name.startswith("network")):
+            return []
+        from roost.boot.wiring import network_of
+
+        return [f"the network of {name}" for name in network_of(self.store).sweep()]
 
     def up(
         self, patterns: Sequence[str], *, wait: bool = True, ephemeral: bool | None = None, update: bool = False, restart: bool = False,

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from system.network_rig import Host
 
 # a host whose /etc/hosts and /etc/resolv.conf may be changed; machines outlive the command, and keep these
-_OWN_FILES = 'mount --bind "$0/hosts" /etc/hosts; mount --bind "$0/resolv.conf" /etc/resolv.conf; exec "$@"'
+OWN_FILES = 'mount --bind "$0/hosts" /etc/hosts; mount --bind "$0/resolv.conf" /etc/resolv.conf; exec "$@"'
 BOOTY = "8" * 64
 INITTAB = "::sysinit:/bin/sh /etc/rc\n::respawn:/bin/sleep 1000\n"
 RC = "#!/bin/sh\necho booted on the console\ndate >> /var/boots\ntouch /run/ready\n"
@@ -36,7 +36,7 @@ class BootRig(Rig):
         self.host = host
 
     def __call__(self, *words: str, **more: Any) -> Done:
-        own = ("unshare", "--mount", "--propagation=private", "sh", "-c", _OWN_FILES, f"{self.host.root}/etc")
+        own = ("unshare", "--mount", "--propagation=private", "sh", "-c", OWN_FILES, f"{self.host.root}/etc")
         with netlink.inside(self.host.here.fd):
             return super().__call__(*words, prefix=own, **more)
 
