@@ -92,14 +92,23 @@ class Booting:
         assert self.definition is not None
         return self.definition.definition.network
 
-    def down(self, patterns: Sequence[str] = ()) -> list[Outcome]:
-        """Ends machines (none named: all that run); orderly first, firmly when their time is over."""
-        boots = self.boots()
-        names = [name for name in self._booted(patterns) if patterns or boots.is_up(name) or self.store.is_alive(name)]
-        return self._side_by_side({name: self._downer(name) for name in names})
+    def down(self, patterns: Sequence[str] = (), *, remove: bool = False) -> list[Outcome]:
+        """Ends machines (none named: all that run); orderly first, firmly when their time is over.
 
-    def _downer(self, name: str) -> Callable[[int], Outcome]:
-        return lambda _stop: self.boots().down(name)
+        ``remove``: they are forgotten too, with their changes, units and addresses; their layers stay until ``gc``.
+        """
+        boots = self.boots()
+        every = bool(patterns) or remove
+        names = [name for name in self._booted(patterns) if every or boots.is_up(name) or self.store.is_alive(name)]
+
+        def work(name: str) -> Callable[[int], Outcome]:
+            def end(_stop: int) -> Outcome:
+                outcome = boots.down(name)
+                return boots.remove(name) if remove and outcome.action != "failed" else outcome
+
+            return end
+
+        return self._side_by_side({name: work(name) for name in names})
 
     def restart(self, patterns: Sequence[str]) -> list[Outcome]:
         """Starts machines again, with the layers and the settings of their records."""
@@ -116,11 +125,6 @@ class Booting:
         outcome = self.boots().rollback(name)
         outcome.raised()
         return outcome
-
-    def remove_machine(self, machine: str) -> None:
-        """Forgets a machine that is down: its changes, its units and its address. Raises StoreError or BusyError."""
-        (name,) = self._booted([machine])
-        self.boots().remove(name).raised()
 
     def enable(self, patterns: Sequence[str], *, enabled: bool = True) -> list[str]:
         """Lets machines come up with the host, or not; their names."""

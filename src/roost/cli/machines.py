@@ -39,12 +39,7 @@ def down(options: argparse.Namespace) -> int:
     """``roost down``: 0 when none of the machines runs any more."""
     with watched(options) as (watch, _):
         manager = roost.Manager(definition_if_any(options), state=options.state, watch=watch)
-        outcomes = manager.down(options.machines)
-        if options.remove:
-            for outcome in outcomes:
-                if outcome.action != "failed":
-                    manager.remove_machine(outcome.machine)
-                    say(f"{outcome.machine}: removed, with its changes and its address")
+        outcomes = manager.down(options.machines, remove=options.remove)
     return _told(outcomes, options)
 
 
