@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import re
 import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,7 +29,7 @@ from roost.distro import family
 from roost.engine import execute, seccomp
 from roost.engine.spec import Bound, Spec, nspawn_argv
 from roost.errors import DefinitionError, Error, StoreError
-from roost.host import files, syscalls
+from roost.host import files, selinux, syscalls
 from roost.plan import Known, make
 from roost.store import Store
 
@@ -278,6 +279,21 @@ def apt_said(data: bytes, place: Path) -> None:
         checks.told(e)
 
 
+def denials(data: bytes, place: Path) -> None:
+    """A log of SELinux's: whatever it holds, the module has nothing but rules, each of which a denial asked for."""
+    text = data.decode(errors="backslashreplace")
+    read = selinux.parse(text)
+    taken = [one for one in read.denials if selinux.judge(one)[0]]
+    rules = selinux.rules_of(taken)
+    module = selinux.module_text(rules, [selinux.described(one) for one in read.denials])
+    lines = [line for line in module.splitlines() if not line.startswith(";")]
+    assert all(re.fullmatch(r"\((allow|typeattributeset cil_gen_require) [\w. ()]+\)", line) for line in lines)
+    assert selinux.installed_rules("\n".join(lines)) == rules
+    for (source, target, kind), permissions in rules.items():
+        words = {source, kind, *permissions, *({target} - {"self"})}
+        assert all(word in text for word in words)
+
+
 _WORDS = Path(__file__).with_name("words")
 _FLOODS = (b"a" * 300, b"\0" * 5000, b"\x1b" * 5000, b"\r" * 70000, b"x" * 70000)
 _LONG = {
@@ -298,7 +314,11 @@ def seeds(name: str) -> list[Path]:
     """Files with what people write."""
     top = Path(__file__).parents[2]
     written = (
-        [top / "src/roost/definition/starter.toml", *sorted(top.glob("examples/*/roost.toml"))]
+        [
+            top / "src/roost/definition/starter.toml",
+            *sorted(top.glob("examples/*/roost.toml")),
+            top / "examples/sai-farm.toml",
+        ]
         if name == "definition"
         else []
     )
@@ -307,5 +327,5 @@ def seeds(name: str) -> list[Path]:
 
 TARGETS: dict[str, Callable[[bytes, Path], None]] = {
     one.__name__: one
-    for one in (definition, names, globs, command, records, host_apt, apt_said, shown.output, shown.monitor)
+    for one in (definition, names, globs, command, records, host_apt, apt_said, denials, shown.output, shown.monitor)
 }

@@ -98,3 +98,13 @@ def test_a_changed_source_makes_the_layer_anew_and_says_why(own: Rig, server: so
     reasons = {layer["name"]: layer["reason"] for layer in own.json("plan", "two")["layers"]}
     assert reasons["profile sai-builder"] == "files changed: /usr/local/src/roost/sai.tar"
     assert own("run", "two", "--", "sai-builder").text == "changed\n"
+
+
+def test_the_farm_of_ten_is_planned_on_a_clean_store(tiny: Rig) -> None:
+    farm = Path(__file__).parents[2] / "examples/sai-farm.toml"
+    plan = tiny.json("plan", "-f", str(farm))
+    assert len(plan["machines"]) == 10
+    assert [layer["verb"] for layer in plan["layers"]] == ["build"] * 30
+    text = tiny("plan", "-f", str(farm)).text
+    assert "base gentoo rolling amd64" in text
+    assert "machine xenial-amd64" in text

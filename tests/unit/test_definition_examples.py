@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import time
 import tomllib
 from pathlib import Path
@@ -20,7 +21,8 @@ from roost.distro.recipe import RECIPES, recipe
 if TYPE_CHECKING:
     from roost.definition import Loaded
 
-EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*/roost.toml"))
+ABOVE = Path(__file__).parents[2] / "examples"
+EXAMPLES = sorted([*ABOVE.glob("*/roost.toml"), *ABOVE.glob("*.toml")])
 BASE = '[machines.a]\ndistribution = "debian"\nrelease = "sid"\n'
 
 
@@ -46,18 +48,41 @@ def load_with_recipes(path: Path) -> Loaded:
 
 
 def test_there_are_examples() -> None:
-    assert {"minimal", "libwebsockets", "packaging"} <= {path.parent.name for path in EXAMPLES}
+    assert {"minimal", "libwebsockets", "packaging", "sai-farm.toml"} <= {
+        path.relative_to(ABOVE).parts[0] for path in EXAMPLES
+    }
 
 
-@pytest.mark.parametrize("path", EXAMPLES, ids=[path.parent.name for path in EXAMPLES])
+@pytest.mark.parametrize("path", EXAMPLES, ids=[path.relative_to(ABOVE).parts[0] for path in EXAMPLES])
 def test_an_example_loads_and_fits_the_schema(path: Path) -> None:
     assert load_with_recipes(path).machines
     jsonschema.validate(tomllib.loads(path.read_text()), json_schema())
     assert path.read_text().startswith("#"), "an example says what it is for"
 
 
+def test_the_sai_farm_has_the_systems_of_its_pages() -> None:
+    """Ten of them, each with a builder of its own that comes up with the host."""
+    machines = load_with_recipes(ABOVE / "sai-farm.toml").machines
+    systems = {f"{one.base.distribution} {one.base.release}" for one in machines.values()}
+    assert systems == {
+        "ubuntu xenial", "ubuntu bionic", "ubuntu focal", "debian jessie", "debian buster", "debian sid", "fedora 32", "centos 7",
+        "centos 8", "gentoo rolling",
+    }  # fmt: skip
+    assert len(machines) == 10
+    for name, machine in machines.items():
+        assert machine.boot is not None
+        assert machine.boot.enable
+        assert machine.boot_network == "private"
+        profile, own = machine.layers
+        assert (profile.name, profile.users[0].name, profile.users[0].uid) == ("sai-builder", "sai", 883)
+        assert [script.name for script in profile.scripts][-2:] == ["build lws", "build sai"]
+        [conf] = [json.loads(file.content) for file in own.files if file.path == "/etc/sai/builder/conf"]
+        assert conf["host"] == name
+        assert own.init
+
+
 def test_libwebsockets_has_the_machines_and_the_user_of_its_pages() -> None:
-    machines = load_with_recipes(EXAMPLES[0].parents[1] / "libwebsockets/roost.toml").machines
+    machines = load_with_recipes(ABOVE / "libwebsockets/roost.toml").machines
     assert {"bullseye", "bookworm", "trixie", "sid", "focal", "bionic", "xenial"} <= set(machines)
     for machine in machines.values():
         user = machine.layers[0].users[0]

@@ -76,3 +76,23 @@ def test_every_link_leads_somewhere(page: str) -> None:
             re.sub(r"[^\w -]", "", h.lower()).replace(" ", "-") for h in re.findall(r"^#+ (.*)$", text, re.MULTILINE)
         ]
         assert anchor in headings
+
+
+def test_every_test_that_a_page_names_is_there() -> None:
+    """docs/sai.md says which test proves a step."""
+    text = (ROOT / "docs/sai.md").read_text()
+    found = re.findall(r"`((?:unit|system|lab)/test_\w+\.py)(?:::(\w+))?`", text)
+    assert len(found) > 30
+    for path, name in found:
+        assert not name or f"\ndef {name}(" in (ROOT / "tests" / path).read_text(), f"{path}::{name}"
+    steps = [int(number) for number in re.findall(r"^\| (\d+) \|", text, re.MULTILINE)]
+    assert steps == list(range(1, 44))
+
+
+def test_every_option_of_the_sai_recipe_is_described() -> None:
+    from roost.definition.sai_builder import Options, PlatformOption, SourceOption
+
+    text = (ROOT / "docs/sai.md").read_text()
+    for record in (Options, PlatformOption, SourceOption):
+        for field in structs.fields(record):
+            assert re.search(rf"`[^`\n]*\b{field.encode_name}\b[^`\n]*`", text), field.encode_name
