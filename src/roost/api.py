@@ -144,7 +144,8 @@ class Manager(Booting):
         if update:
             stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
             plan = self.plan(patterns)
-            self._refreshed = {layer.identity: stamp for layer in plan.layers if layer.parent not in _digests(plan)}
+            own = {layer.digest for layer in plan.layers}
+            self._refreshed = {layer.identity: stamp for layer in plan.layers if layer.parent not in own}
         plan, errors = self._built(patterns, jobs=jobs, keep_failed=keep_failed, verify=verify)
         if len(errors) == 1:
             raise next(iter(errors.values()))

@@ -137,6 +137,23 @@ def test_other_layers_and_the_way_back(rig: BootRig) -> None:
     assert rig.inside("cat /etc/new").text.split() == ["new"]
 
 
+def test_an_update_and_the_way_back(rig: BootRig) -> None:
+    """The same definition made anew; the machine stands on the new layers, keeps its changes, and can go back."""
+    rig.define(BOOT + 'scripts = ["cat /proc/sys/kernel/random/uuid > /etc/made"]\n')
+    rig.up()
+    rig.inside("echo mine > /etc/mine")
+    first = rig.inside("cat /etc/made").text
+    outcome = rig.up("--update")
+    assert (outcome["action"], outcome["changes"]) == ("restarted", ["layers changed"])
+    second = rig.inside("cat /etc/made").text
+    assert second != first
+    assert rig.inside("cat /etc/mine").text == "mine\n"
+    assert rig.up()["action"] == "unchanged"
+    assert rig.run("cat /etc/made").text == second
+    assert rig("rollback", "tiny").status == 0
+    assert rig.inside("cat /etc/made").text == first
+
+
 @pytest.mark.parametrize("victim", ["nspawn", "supervisor"])
 def test_a_kill_leaves_nothing(rig: BootRig, victim: str) -> None:
     """nspawn is started again by its supervisor; without a supervisor all of it goes, and `up` starts it anew."""

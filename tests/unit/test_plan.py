@@ -267,3 +267,15 @@ def test_words_of_one_family_are_none_of_another(tmp_path: Path, line: str, said
     with pytest.raises(DefinitionError) as caught:
         plan(tmp_path, f'[machines.f]\ndistribution = "fedora"\nrelease = "32"\n{line}\n')
     assert said in caught.value.details
+
+
+def test_what_was_made_anew_is_another_layer_of_the_same(tmp_path: Path) -> None:
+    """With all that stands on it; without the stamp it is what it was."""
+    text = BASE + 'packages = ["x"]\n'
+    before = plan(tmp_path, text)
+    stamp = "2026-11-21T10:00:00Z"
+    after = plan(tmp_path, text, Known(present=(), last={}, names={}, refreshed={before.layers[0].identity: stamp}))
+    assert after.layers[0].digest != before.layers[0].digest
+    assert after.layers[0].identity == before.layers[0].digest
+    assert after.layers[1].digest != before.layers[1].digest
+    assert after.layers[0].reason == "made anew from the packages of 2026-11-21"

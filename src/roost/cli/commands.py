@@ -60,7 +60,9 @@ def list_(options: argparse.Namespace) -> int:
         system = (
             f"layer {base.from_layer}" if base.from_layer else f"{base.distribution} {base.release} {base.architecture}"
         )
+        boots = "" if machine.boot is None else "boots with the host" if machine.boot.enable else "boots"
         notes = [
+            *([boots] if boots else []),
             *(["private-users: no"] if not machine.private_users else []),
             *([f"network: {machine.network}"] if machine.network != "host" else []),
             *([f"capabilities: {' '.join(machine.capabilities)}"] if machine.capabilities else []),
@@ -175,7 +177,7 @@ def build(options: argparse.Namespace) -> int:
         for cleared in manager.prepare():
             say(f"cleared what a killed process left: {cleared}")
         made = manager.build(
-            options.machines, jobs=options.jobs, keep_failed=options.keep_failed, verify=options.verify
+            options.machines, jobs=options.jobs, keep_failed=options.keep_failed, verify=options.verify, update=options.update
         )
     layers = [{"name": x.name, "digest": x.digest, "made": x.verb == "build", "reason": x.reason} for x in made.layers]
     if options.json:

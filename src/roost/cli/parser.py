@@ -177,6 +177,7 @@ def _definition_verbs(verbs: Any) -> None:
     build.add_argument(
         "-j", "--jobs", type=count, metavar="N", help="layers made at a time (default: by cores and memory)"
     )
+    build.add_argument("--update", action="store_true", help="make all layers anew, from the packages that there are now")
     build.add_argument(
         "--verify", action="store_true", help="first compare the layers that are there with what they were when made"
     )
