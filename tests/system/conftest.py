@@ -21,6 +21,15 @@ if TYPE_CHECKING:
 
 FARM = Path(__file__).parent / "farm.toml"
 RELEASES = ("bullseye", "bookworm", "trixie", "sid")
+BOOTED = """
+[defaults]
+source-packages = true
+
+[machines.booted]
+distribution = "debian"
+release = "bookworm"
+packages = ["systemd-sysv", "dbus"]
+"""
 CACHED = os.environ.get("ROOST_STATE", "/var/cache/roost-dev")
 
 
@@ -53,6 +62,15 @@ def layers() -> dict[str, tuple[str, ...]]:
     manager = roost.Manager(roost.load(FARM), state=CACHED)
     plan = manager.build()
     return {item.machine.name: item.layers for item in plan.machines}
+
+
+@pytest.fixture(scope="session")
+def booted_layers(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """The trees of a bookworm with systemd as its init, the top one first, made in the kept store when missing."""
+    file = tmp_path_factory.mktemp("booted") / "roost.toml"
+    file.write_text(BOOTED, encoding="utf-8")
+    plan = roost.Manager(roost.load(file), state=CACHED).build()
+    return [f"{CACHED}/layers/{digest}/tree" for digest in reversed(plan.machines[0].layers)]
 
 
 @pytest.fixture(scope="session")

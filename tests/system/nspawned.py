@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -18,7 +17,7 @@ from roost.store import Store
 from system.rig import wait_for
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from roost.boot.leader import Leader
 
@@ -35,33 +34,34 @@ class Nspawned(NamedTuple):
     console: Path
 
 
-def add_init(tree: str) -> None:
-    """Gives the tiny tree busybox's init."""
-    os.makedirs(f"{tree}/sbin", exist_ok=True)
-    with contextlib.suppress(FileExistsError):
-        os.symlink("/bin/busybox", f"{tree}/sbin/init")
-    Path(f"{tree}/etc/inittab").write_text(INITTAB, encoding="ascii")
+BUSYBOX_INIT = {"/sbin/init": "-> /bin/busybox", "/etc/inittab": INITTAB}
+"""What the tiny tree lacks to boot."""
 
 
 @contextlib.contextmanager
 def nspawned(
-    state: str, layers: Sequence[str], place: Path, *, private_users: bool = True, options: Sequence[str] = (),
-    tasks: int | None = None, memory: int | None = None,
+    state: str, layers: Sequence[str], *, private_users: bool = True, options: Sequence[str] = (),
+    environment: Mapping[str, str] | None = None, memory: int | None = None, files_in: Mapping[str, str] | None = None,
 ) -> Iterator[Nspawned]:  # fmt: skip
-    """Boots the trees ``layers``, the top one first; gone at the end, with all that was changed in it."""
-    name = f"test-{place.name}"
+    """Boots the trees ``layers``, the top one first; gone at the end, with all that was changed in it.
+
+    ``files_in`` are links to make (``-> TARGET``) and files to write before it boots.
+    """
     store = Store(state)
     store.prepare()
+    name = f"machine-{os.urandom(4).hex()}"
+    directory = f"{state}/{name}"
+    for part in ("", "upper", "work"):
+        os.mkdir(f"{directory}/{part}", 0o755)
+    for path, text in (files_in or {}).items():
+        _write(f"{directory}/upper{path}", text)
     held = store.ranges.take(name) if private_users else None
-    directory = f"{place}/session"
-    for part in ("", "/upper", "/work"):
-        os.mkdir(f"{directory}{part}", 0o755)
     spec = Spec(
         machine=name, layers=tuple(layers), directory=directory, mount_point=store.mount_point, init=init_path(), command=(),
         base=held.base if held else 0, userns=held.userns if held else None, network="none",
     )  # fmt: skip
-    console = place / "console.log"
-    group = cgroups.create(f"roost-test-{os.getpid()}-{place.name}", tasks=tasks, memory=memory)
+    console = Path(f"{directory}/console.log")
+    group = cgroups.create(f"roost-{name}", memory=memory)
     go_r, go_w = os.pipe()
 
     def child() -> None:
@@ -86,19 +86,19 @@ def nspawned(
         ]
         argv += [
             f"--directory={store.mount_point}/merged",
-            f"--machine={name[:63]}",
+            f"--machine={name}",
             "--private-network",
             "--console=read-only",
         ]
         if held:
             argv += [f"--private-users={held.base}:65536", "--private-users-ownership=off"]
-        os.execvpe(argv[0], [*argv, *options], runner.child_env({}))
+        os.execvpe(argv[0], [*argv, "--timezone=off", *options], runner.child_env(environment or {}))
 
     pid, born = runner.fork_into(child, group.born)
     try:
         cgroups.enter(group, pid, born=born)
         os.write(go_w, b"g")
-        leader = wait_for(lambda: leaders.leader_of(pid))
+        leader = wait_for(lambda: leaders.leader_of(pid) or _ended(pid, console))
         yield Nspawned(leader=leader, nspawn=pid, base=spec.base, group=group, console=console)
     finally:
         with contextlib.suppress(ProcessLookupError):
@@ -108,13 +108,20 @@ def nspawned(
         os.close(go_w)
         if held:
             store.ranges.give_back(held)
-            store.ranges.close()
-        assert cgroups.remove(group)
+        store.ranges.close()
+        removed = cgroups.remove(group)
         files.remove_tree(directory)
+        assert removed
 
 
-def children_of(pid: int) -> list[str]:
-    """What ps says of them."""
-    return subprocess.run(
-        ("ps", "--ppid", str(pid), "-o", "args="), capture_output=True, text=True, check=False
-    ).stdout.split("\n")
+def _ended(pid: int, console: Path) -> None:
+    assert os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None, console.read_text(errors="replace")
+
+
+def _write(path: str, text: str) -> None:
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    if text.startswith("-> "):
+        os.symlink(text[3:], path)
+    else:
+        Path(path).write_text(text, encoding="utf-8")
+        os.chmod(path, 0o755 if text.startswith("#!") else 0o644)

@@ -13,7 +13,7 @@ import struct
 import subprocess
 import termios
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -28,14 +28,16 @@ if TYPE_CHECKING:
 class Terminal:
     """A person's terminal with the command on it."""
 
-    def __init__(self, rig: Rig, *words: str, env: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, rig: Rig, *words: str, env: dict[str, str] | None = None, command: tuple[str, ...] = COMMAND
+    ) -> None:
         self._leader, follower = pty.openpty()
         fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 33, 101, 0, 0))
         self._follower = follower
         self.before = termios.tcgetattr(follower)
         environment = {**rig.environment({"TERM": "xterm", **(env or {})}), "PYTHONUNBUFFERED": "1"}
         self.child = subprocess.Popen(
-            ("setsid", "--ctty", "--wait", *COMMAND, *words), cwd=rig.directory, env=environment, stdin=follower, stdout=follower,
+            ("setsid", "--ctty", "--wait", *command, *words), cwd=rig.directory, env=environment, stdin=follower, stdout=follower,
             stderr=follower,
         )  # fmt: skip
         self.seen = b""
@@ -56,6 +58,10 @@ class Terminal:
         """Presses keys."""
         os.write(self._leader, keys)
 
+    def resize(self, rows: int, columns: int) -> None:
+        """Pulls at the window's corner."""
+        fcntl.ioctl(self._leader, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+
     def end(self) -> int:
         """The command's status, when it has ended; the terminal must be as before."""
         self.read()
@@ -73,8 +79,8 @@ class Terminal:
 
 
 @contextlib.contextmanager
-def terminal(rig: Rig, *words: str, env: dict[str, str] | None = None) -> Iterator[Terminal]:
-    made = Terminal(rig, *words, env=env)
+def terminal(rig: Rig, *words: str, **more: Any) -> Iterator[Terminal]:
+    made = Terminal(rig, *words, **more)
     try:
         yield made
     finally:

@@ -317,6 +317,7 @@ class _Execution:
             self._screen = Screen(self._poller, self._leave)
             self._stack.callback(self._screen.close)
             self._screen.connect(fds[0])
+            self._control.send(bytes([execute.CONNECTED]))
         elif packet.startswith(b"X"):
             self._report = packet
         elif packet.startswith(b"E"):

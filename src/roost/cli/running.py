@@ -156,9 +156,9 @@ def run_of(options: argparse.Namespace) -> roost.Run:
     """What the options ask to be run. Raises DefinitionError for an option that cannot be meant."""
     return roost.Run(
         command=options.command,
-        user=_user(options.user),
-        directory=_absolute(options.directory, "-w"),
-        environment=dict(_variable(text) for text in options.env),
+        user=user_of(options.user),
+        directory=absolute(options.directory, "-w"),
+        environment=dict(variable(text) for text in options.env),
         sources=_sources(options.source),
         binds=tuple(_bind(text) for text in options.bind),
         artifacts=tuple(options.artifact),
@@ -168,7 +168,8 @@ def run_of(options: argparse.Namespace) -> roost.Run:
     )
 
 
-def _user(name: str) -> str:
+def user_of(name: str) -> str:
+    """The user of ``-u``. Raises DefinitionError."""
     if not name or ":" in name or not name.isprintable() or len(name) > 256:
         raise DefinitionError(
             f"-u {name[:40]!r} cannot be a user", hint="a name of the machine's /etc/passwd, or a number"
@@ -178,19 +179,21 @@ def _user(name: str) -> str:
 
 def _target(path: str, option: str) -> str:
     """A place in the session for something of the caller's, in its only form."""
-    path = "/" + os.path.normpath(_absolute(path, option)).lstrip("/")
+    path = "/" + os.path.normpath(absolute(path, option)).lstrip("/")
     if wrong := checks.bind_target(path):
         raise DefinitionError(f"{option} {path}: {wrong}", hint="name another place, like /src")
     return path
 
 
-def _absolute(path: str, option: str) -> str:
+def absolute(path: str, option: str) -> str:
+    """A path inside a machine. Raises DefinitionError."""
     if path and not path.startswith("/"):
         raise DefinitionError(f"{option} {path}: not an absolute path", hint="paths inside a machine start with /")
     return path
 
 
-def _variable(text: str) -> tuple[str, str]:
+def variable(text: str) -> tuple[str, str]:
+    """NAME=VALUE, or NAME for the caller's. Raises DefinitionError."""
     name, given, value = text.partition("=")
     if not (name.isascii() and name.replace("_", "a").isalnum()) or name[:1].isdigit():
         raise DefinitionError(f"--env {text}: {name!r} cannot be a variable's name", hint="write --env NAME=VALUE")

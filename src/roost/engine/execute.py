@@ -30,7 +30,7 @@ _WAIT_MOST = 86400.0  # seconds; epoll_wait(2) takes 24 days at most
 _BLOCKS = 16  # read at a time, so that a flood does not keep a deadline waiting
 ENDED = struct.Struct("=8siiQQQQQ")  # roost-init.c: struct ended, after its tag
 STOP, KILL = 1, 2
-_NETWORK = 255  # roost-init.c: the network is there
+CONNECTED = 255  # roost-init.c: the network, or the terminal, is there
 _HOST_FULL = "the host's disk was full before the session's limit: what the session wrote then is lost"
 _LOOK = 0.1  # seconds between two looks at a limited disk: what filled it may be removed again
 
@@ -281,7 +281,7 @@ class Running:
         try:
             if connect is not None:
                 connect(fd)
-                self._control.send(bytes([_NETWORK]))
+                self._control.send(bytes([CONNECTED]))
         except (Error, OSError) as e:
             error = e if isinstance(e, Error) else of_os(e)
             self._failure, self._hint = error.brief, error.hint

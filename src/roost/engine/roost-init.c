@@ -25,9 +25,9 @@
  *
  * NAMESPACES are the flags of setns(2) as a hexadecimal mask, NO_NEW_PRIVILEGES and TERMINAL are 0 or 1. The environment is its
  * own. Further descriptors: 7 a pidfd of the machine's init, 8 cgroup.kill of the group that it is in. To Roost, with TERMINAL:
- * 'T' and, with SCM_RIGHTS, the master of a terminal that was made in the machine.
+ * 'T' and, with SCM_RIGHTS, the master of a terminal that was made in the machine; the answer is a byte CONNECTED.
  *
- * To Roost: 'N' with a descriptor of the network namespace, first of all where TERMINAL says so; the answer is a byte NETWORK.
+ * To Roost: 'N' with a descriptor of the network namespace, first of all where TERMINAL says so; the answer is a byte CONNECTED.
  * 'E' + text: the command could not be started, status follows. 'X' + struct ended: it ended; the last packet.
  * From Roost: one byte: the number of a signal for every process in the container (--exec: of the command's process group). End of file: Roost is gone, so stop.
  */
@@ -64,7 +64,7 @@
 
 #define GIVEN "/run/roost-given" /* roost.boot.settings */
 
-enum { CONTROL = 3, STREAMS = 4, PIDFD = 7, KILL_GROUP = 8, FIRST_UNUSED = 9, MAX_GROUPS = 256, LINE = 65536, LIST_MOST = 1 << 20, SETUP_FAILED = 125, NETWORK = 255 };
+enum { CONTROL = 3, STREAMS = 4, PIDFD = 7, KILL_GROUP = 8, FIRST_UNUSED = 9, MAX_GROUPS = 256, LINE = 65536, LIST_MOST = 1 << 20, SETUP_FAILED = 125, CONNECTED = 255 };
 
 struct ended { /* native byte order; roost.engine.execute unpacks it */
     int32_t status; /* as wait(2) has it */
@@ -397,7 +397,7 @@ static int await_network(void) {
     if (fd < 0 || show('N', fd) < 0)
         return -1;
     close(fd);
-    return recv(CONTROL, &answer, 1, 0) == 1 && answer == NETWORK ? 0 : -1; /* anything else: an end is wanted */
+    return recv(CONTROL, &answer, 1, 0) == 1 && answer == CONNECTED ? 0 : -1; /* anything else: an end is wanted */
 }
 
 static int copy_file(const char *from, const char *to, const struct stat *info) {
@@ -490,6 +490,7 @@ static int start(char **argv, const char *user, const char *directory, int termi
 static int make_terminal(void) {
     struct stat about;
     struct statfs system;
+    unsigned char answer = 0;
     int locked = 0, slave;
     int master = open("/dev/pts/ptmx", O_RDWR | O_NOCTTY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
 
@@ -500,7 +501,7 @@ static int make_terminal(void) {
         return -1;
     if (ioctl(master, TIOCSPTLCK, &locked) < 0 || (slave = ioctl(master, TIOCGPTPEER, O_RDWR | O_NOCTTY | O_CLOEXEC)) < 0)
         return -1;
-    if (show('T', master) < 0)
+    if (show('T', master) < 0 || recv(CONTROL, &answer, 1, 0) != 1 || answer != CONNECTED) /* until it has its size */
         return -1;
     close(master);
     for (int i = 0; i < 3; i++)
