@@ -47,12 +47,13 @@ def run_inside(
     leader: Leader, command: Sequence[str], *, user: str = "root", directory: str = "",
     environment: Mapping[str, str] | None = None, terminal: bool = False, streams: Streams | None = None,
     stop_fd: int | None = None, timeout: float | None = None, filters: Sequence[bytes] | None = None,
+    grace: float = GRACE,
 ) -> Ended:  # fmt: skip
     """Runs ``command`` in the machine of ``leader`` to its end.
 
     ``user`` is a name of the machine's /etc/passwd or a number, ``directory`` is empty for the user's home. With
     ``terminal`` the command has a terminal of the machine's own, and this process's descriptors 0 and 1 are in front of it;
-    else its streams are pipes. After ``timeout`` seconds it gets SIGTERM, and SIGKILL after GRACE more, with all that it
+    else its streams are pipes. After ``timeout`` seconds it gets SIGTERM, and SIGKILL after ``grace`` more, with all that it
     has started; likewise when a byte comes from ``stop_fd`` (1: SIGINT first, 2 or the end of file: killed). What it leaves
     in the background when it ends by itself lives on in the machine. ``filters`` are the seccomp programs of the machine's
     init where the caller knows them; None: they are read from it.
@@ -67,7 +68,9 @@ def run_inside(
         filters = filters_of(leader)
     init = _sealed_init()
     try:
-        execution = _Execution(leader, found, streams=streams, terminal=terminal, stop_fd=stop_fd, timeout=timeout)
+        execution = _Execution(
+            leader, found, streams=streams, terminal=terminal, stop_fd=stop_fd, timeout=timeout, grace=grace
+        )
         argv = _argv(found, command, user=user, directory=directory, terminal=terminal)
         return execution.run(init, argv, _environment(environment or {}, terminal=terminal), filters)
     except OSError as e:
@@ -155,6 +158,7 @@ class _Execution:
         terminal: bool,
         stop_fd: int | None,
         timeout: float | None,
+        grace: float,
     ) -> None:
         self._leader = leader
         self._facts = found
@@ -162,6 +166,7 @@ class _Execution:
         self._terminal = terminal
         self._stop_fd = stop_fd
         self._timeout = timeout
+        self._grace = grace
         self._stack = contextlib.ExitStack()
         self._poller = selectors.DefaultSelector()
         self._stack.callback(self._poller.close)
@@ -341,7 +346,7 @@ class _Execution:
 
     def _end(self, why: str, number: int) -> None:
         self._stopped = self._stopped or why
-        self._kill_at = self._kill_at or time.monotonic() + GRACE
+        self._kill_at = self._kill_at or time.monotonic() + self._grace
         with contextlib.suppress(OSError):
             self._control.send(bytes([number]))
 
