@@ -98,7 +98,7 @@ def nspawned(
     try:
         cgroups.enter(group, pid, born=born)
         os.write(go_w, b"g")
-        leader = wait_for(lambda: leaders.leader_of(pid) or _ended(pid, console))
+        leader = wait_for(lambda: leaders.leader_of(pid) or _has_ended(pid, console))
         yield Nspawned(leader=leader, nspawn=pid, base=spec.base, group=group, console=console)
     finally:
         with contextlib.suppress(ProcessLookupError):
@@ -114,8 +114,9 @@ def nspawned(
         assert removed
 
 
-def _ended(pid: int, console: Path) -> None:
+def _has_ended(pid: int, console: Path) -> bool:
     assert os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None, console.read_text(errors="replace")
+    return False
 
 
 def _write(path: str, text: str) -> None:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 _PAUSE = 0.05  # seconds between two questions to an init that has no answer yet
 _ASKED = 10.0  # seconds that one question may take: systemctl has been seen to miss the answer (systemd before 243)
+_GRACE = 0.2  # seconds that a question has to end: systemctl does not heed SIGTERM
 _SHOWN = 15  # lines of the log in an error
 _KEPT = 65536  # bytes of an answer; a machine may say anything
 _TAIL = 1 << 18  # bytes of a console's log that its last lines are looked for in
@@ -126,6 +127,7 @@ def _answer(
         timeout=seconds,
         filters=filters,
         directory="/",
+        grace=_GRACE,
     )
     return ended, said.decode(errors="replace")
 
