@@ -80,7 +80,7 @@ def test_many_at_once(rig: BootRig) -> None:
         "ip -4 -o addr show host0; sleep 0.3",
     )
     assert done.status == 0, done
-    assert "ro-" not in rig.host.state()["links"]
+    assert "ro-" not in rig.host.here.ip("-br link")
 
 
 def test_none_of_it_stays_after_a_kill(rig: BootRig) -> None:
@@ -91,10 +91,10 @@ def test_none_of_it_stays_after_a_kill(rig: BootRig) -> None:
             (*own, *COMMAND, "run", "tiny", "--", "sleep", "60"), cwd=rig.directory, env=rig.environment()
         )
     try:
-        wait_for(lambda: "ro-" in rig.host.state()["links"])
+        wait_for(lambda: "ro-" in rig.host.here.ip("-br link"))
     finally:
         os.kill(running.pid, signal.SIGKILL)
         running.wait()
-    wait_for(lambda: "ro-" not in rig.host.state()["links"])
+    wait_for(lambda: "ro-" not in rig.host.here.ip("-br link"))
     assert "cleared what a killed process left" in rig("build").said
     assert "roost" not in rig.host.state()["rules"]

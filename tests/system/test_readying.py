@@ -171,7 +171,9 @@ def test_a_machine_that_nothing_can_boot(tiny: Rig) -> None:
 
 def test_another_init_is_left_as_it_is(tiny: Rig) -> None:
     """Nothing is installed, and the id that the machine had is gone."""
-    init = r'"/sbin/init" = { content = "#!/bin/sh\n", mode = "0755" }' + '\n"/etc/machine-id" = { content = "0123456789abcdef0123456789abcdef\\n" }\n'
+    init = r'''"/sbin/init" = { content = "#!/bin/sh\n", mode = "0755" }
+"/etc/machine-id" = { content = "0123456789abcdef0123456789abcdef\n" }
+'''
     tiny.define(f"{LAYERS}boot = {{}}\n{TINY_APT.replace('exit 0', 'exit 1')}{init}")
     done = tiny("build")
     assert done.status == 0, done
