@@ -20,11 +20,11 @@ _roost() {
             --) return ;;  # a command of the machine
             -f|--file) file=${COMP_WORDS[i + 1]}; ((i++)) ;;
             --state) state=${COMP_WORDS[i + 1]}; ((i++)) ;;
-            -f|--file|--state|-j|--jobs|--profile|--matrix|--junit|-u|--user|-w|--directory|--source|--bind|--env|--limit|--timeout|--artifact|--output|--content) ((i++)) ;;
+            -f|--file|--state|-j|--jobs|--profile|--matrix|--junit|-u|--user|-w|--directory|--env|--source|--bind|--limit|--timeout|--artifact|--output|--content|-n|--lines) ((i++)) ;;
             -*|=) ;;
             *)
                 if [[ -z $verb ]]; then verb=$word
-                elif [[ $verb == @(session|layer) ]]; then verb+=" $word"
+                elif [[ $verb == @(session|layer|network) ]]; then verb+=" $word"
                 fi ;;
         esac
     done
@@ -35,17 +35,18 @@ _roost() {
         return
     fi
     case $verb in
-        '') words='init schema list plan doctor build run shell session layer gc up down restart rollback status enable disable' ;;
+        '') words='init schema list plan doctor build run shell session layer gc up down restart rollback status enable disable exec login logs network' ;;
         session) words='list shell diff keep commit remove' ;;
         layer) words='list show remove verify check' ;;
+        network) words='list check repair' ;;
         'init') options='--force'; kind=files ;;
         'schema') options=''; kind=nothing ;;
         'list') options=''; kind=machines ;;
         'plan') options=''; kind=machines ;;
         'doctor') options='--repair --apply'; kind=nothing ;;
-        'build') options='-j --jobs --verify --keep-failed'; kind=machines ;;
-        'run') options='--all --profile -j --jobs --matrix --fail-fast --timings --junit --verify -u --user -w --directory --source --bind --env --limit --keep --timeout --artifact --output --keep=always --keep=on-failure'; kind=machines ;;
-        'shell') options='--verify -u --user -w --directory --source --bind --env --limit --keep --keep=always --keep=on-failure'; kind=machines ;;
+        'build') options='-j --jobs --update --verify --keep-failed'; kind=machines ;;
+        'run') options='--all --profile -j --jobs --matrix --fail-fast --timings --junit --verify -u --user -w --directory --env --source --bind --limit --keep --timeout --artifact --output --keep=always --keep=on-failure'; kind=machines ;;
+        'shell') options='--running --verify -u --user -w --directory --env --source --bind --limit --keep --keep=always --keep=on-failure'; kind=machines ;;
         'session list') options=''; kind=nothing ;;
         'session shell') options='-u --user'; kind=sessions ;;
         'session diff') options='--content'; kind=sessions ;;
@@ -65,14 +66,20 @@ _roost() {
         'status') options=''; kind=machines ;;
         'enable') options=''; kind=machines ;;
         'disable') options=''; kind=machines ;;
+        'exec') options='-u --user -w --directory --env --timeout'; kind=machines ;;
+        'login') options=''; kind=machines ;;
+        'logs') options='-f --follow -n --lines'; kind=machines ;;
+        'network list') options=''; kind=nothing ;;
+        'network check') options=''; kind=machines ;;
+        'network repair') options=''; kind=machines ;;
     esac
     case $prev in
             -f|--file|--junit|--bind) kind=files ;;
             --state|--source|--output) kind=directories ;;
-            -j|--jobs|--profile|--matrix|-u|--user|-w|--directory|--env|--limit|--timeout|--artifact|--content) kind=nothing ;;
+            -j|--jobs|--profile|--matrix|-u|--user|-w|--directory|--env|--limit|--timeout|--artifact|--content|-n|--lines) kind=nothing ;;
     esac
     case $prev in
-        -f|--file|--state|-j|--jobs|--profile|--matrix|--junit|-u|--user|-w|--directory|--source|--bind|--env|--limit|--timeout|--artifact|--output|--content) words= ;;
+        -f|--file|--state|-j|--jobs|--profile|--matrix|--junit|-u|--user|-w|--directory|--env|--source|--bind|--limit|--timeout|--artifact|--output|--content|-n|--lines) words= ;;
         *) [[ $cur == -* ]] && words="$options -f --file --state --json -q --quiet -v --verbose --help" && kind=nothing ;;
     esac
     case $kind in

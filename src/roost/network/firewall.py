@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from roost.errors import HostError
 from roost.host import runner
+from roost.network import others as other_firewalls
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+    from typing import Any
 
     from roost.definition.model import NetworkTerms
     from roost.network.records import Attached, Link
@@ -269,3 +271,46 @@ def _try(text: str) -> bool:
         return True
     done = runner.run(runner.Command(argv=("nft", "-f", "-"), stdin=text.encode(), timeout=_TIMEOUT))
     return done.status == 0
+
+
+def lacking(every: Iterable[Attached]) -> list[str]:
+    """What the tables should have and do not: chains with all their rules, and each element of each link."""
+    every = tuple(every)
+    if not every:
+        return []
+    objects = [item for name in TABLES for item in other_firewalls.listing("table", *name.split())]
+    rules: dict[str, int] = {}
+    for item in objects:
+        if "chain" in item and item["chain"]["family"] == "inet":
+            rules.setdefault(item["chain"]["name"], 0)
+        elif "rule" in item and item["rule"]["family"] == "inet":
+            rules[item["rule"]["chain"]] = rules.get(item["rule"]["chain"], 0) + 1
+    if not rules:
+        return ["everything: there is no table inet roost"]
+    found = [f"rules of the chain {name}" for name, count in chains().items() if rules.get(name, 0) < count]
+    there = {key for item in objects for key in _keys_in(item)}
+    wanted = dict.fromkeys(element for one in every for element in one.elements)
+    return [*found, *(element for element in wanted if _plain(element) not in there)]
+
+
+def _plain(element: str) -> str:
+    """An element as ``_keys_in`` has it: a network of one address is that address."""
+    return element.replace('"', "").replace("/32 ", " ").replace("/128 ", " ")
+
+
+def _keys_in(item: dict[str, Any]) -> Iterator[str]:
+    """The elements of a set or a map that nft lists, written as ``elements_of`` does."""
+    for kind in ("set", "map"):
+        for element in item.get(kind, {}).get("elem", ()):
+            parts = element if isinstance(element, list) else [element]
+            text = " : ".join(
+                " . ".join(map(_word, part["concat"] if isinstance(part, dict) and "concat" in part else [part]))
+                for part in parts
+            )
+            yield f"{item[kind]['family']} roost {item[kind]['name']} {{ {text} }}"
+
+
+def _word(part: Any) -> str:
+    if isinstance(part, dict) and "prefix" in part:
+        return f"{part['prefix']['addr']}/{part['prefix']['len']}"
+    return str(part)

@@ -77,10 +77,9 @@ def make(link: Link, netns: int) -> None:
     known = netlink.interfaces()
     path = f"/proc/{os.getpid()}/fd/{netns}"
     if link.interface in known and is_ours(link, known, netns):
-        outside = "\n".join(_outside(link)) + "\n"
+        set_outside(link)
     else:
-        outside = outside_batch(link, path, known, uplink_mtu(known))
-    batch((), outside, link)
+        batch((), outside_batch(link, path, known, uplink_mtu(known)), link)
     batch(("nsenter", f"--net={path}"), inside_batch(link), link)
     _wait_until_running(link, netns)
 
@@ -96,6 +95,11 @@ def _wait_until_running(link: Link, netns: int) -> None:
         if all(end is not None and end.running for end in ends):
             return
         time.sleep(0.001)
+
+
+def set_outside(link: Link) -> None:
+    """Sets what the host's end lacks. Raises HostError."""
+    batch((), "\n".join(_outside(link)) + "\n", link)
 
 
 def is_ours(link: Link, known: dict[str, netlink.Interface], netns: int) -> bool:

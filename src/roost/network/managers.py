@@ -104,10 +104,10 @@ def _has_processes(top: str, unit: str) -> bool:
         return False
 
 
-def manages_us() -> bool:
+def concern_us(root: str) -> bool:
     """Whether our network is the one that the host's managers see."""
     try:
-        return os.path.samestat(os.stat("/proc/1/ns/net"), os.stat("/proc/self/ns/net"))
+        return bool(root) or os.path.samestat(os.stat("/proc/1/ns/net"), os.stat("/proc/self/ns/net"))
     except OSError:
         return False
 
@@ -157,13 +157,16 @@ def may_match(text: str) -> bool:
 
 
 def tell(found: Iterable[Manager], root: str) -> None:
-    """Writes what they read; each reads it now unless it has already. Raises HostError."""
+    """Writes what they read, and has each read it unless it was there. Raises HostError.
+
+    Below a ``root`` of somebody's own are only files: whoever runs there reads them when it starts.
+    """
     for manager in found:
         changed = [(path, text) for path, text in manager.files if _content(f"{root}/{path}") != text]
         for path, text in changed:
             os.makedirs(os.path.dirname(f"{root}/{path}"), exist_ok=True)
             writing.write(f"{root}/{path}", text.encode())
-        if changed:
+        if changed and not root:
             _reload(manager)
 
 
@@ -172,13 +175,13 @@ def lacking(root: str) -> list[tuple[Manager, str]]:
     return [(m, path) for m in running(root) for path, text in m.files if _content(f"{root}/{path}") != text]
 
 
-def withdraw(root: str, *, ask: bool) -> None:
-    """Removes all that they were told; ``ask``: those that run read it again. Raises HostError."""
+def withdraw(root: str) -> None:
+    """Removes all that they were told; those that run read it again. Raises HostError."""
     for manager in EVERY:
         there = [path for path, _ in manager.files if os.path.lexists(f"{root}/{path}")]
         for path, _ in manager.files:
             writing.remove(f"{root}/{path}")
-        if there and ask and manager in running(root):
+        if there and not root and manager in running(root):
             _reload(manager)
 
 

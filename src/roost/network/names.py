@@ -8,7 +8,7 @@ import os
 
 from roost.host import runner
 from roost.network import writing
-from roost.network.addresses import number_of
+from roost.network.addresses import number_of, text_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -47,8 +47,9 @@ def _servers(path: str) -> tuple[list[str], list[str]]:
         for line in stream:
             words = line.split()
             if len(words) > 1 and words[0] == "nameserver":
-                if number_of(words[1]):  # a link-local one with its interface means nothing in a machine
-                    servers.append(words[1])
+                found = number_of(words[1])
+                if found:  # a link-local one with its interface means nothing in a machine
+                    servers.append(text_of(*found))
             elif words and words[0] in ("search", "domain", "options"):
                 more.append(" ".join(words))
     return servers, more

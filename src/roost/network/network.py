@@ -7,17 +7,16 @@ attaches or detaches next finds what a killed process left, and clears it.
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import os
-import socket
 import zlib
 
 from roost.errors import Error, HostError
 from roost.host import files
-from roost.network import firewall, guests, links, managers, names, netlink, pools, sysctls, terms, writing
-from roost.network.addresses import LINK6, Block, block_of, first_overlap, number_of, pool_of, text_of
-from roost.network.records import PREFIX, Attached, Link, attached_from
+from roost.network import clashes, firewall, guests, links, managers, names, netlink, pools, sysctls, terms, writing
+from roost.network import others as other_firewalls
+from roost.network.addresses import number_of
+from roost.network.records import PREFIX, Attached, Hop, Link, attached_from
 from roost.structs import replace
 
 TYPE_CHECKING = False
@@ -57,13 +56,13 @@ class Network:
         book = pools.Allotments(self._directory)
         with book.open():
             old = book.links.get(machine)
-            if old and _fits(old, terms_, book, pool):
+            if old and pools.fits(old, terms_, book, pool):
                 return old
             book.links.pop(machine, None)
             where = pools.places(pool, pool6, book.blocks())
-            used = _used_names(book)
+            used = pools.used_names(book)
             name = old.interface if old else pools.name_for(machine, used)
-            link = _new_link(machine, name, terms_, book, where, used)
+            link = pools.new_link(machine, name, terms_, book, where, used)
             book.links[machine] = link
             book.write()
             return link
@@ -190,6 +189,46 @@ class Network:
                 self._last()
             return gone
 
+    def check(self, link: Link | None = None, netns_fd: int | None = None) -> list[Hop]:
+        """The hops of a packet from a machine to the outside, in order: each is ok or says what is in the way.
+
+        Without a link only what all links share; without the machine's network namespace nothing inside it.
+        """
+        from roost.network.check import Check
+
+        return Check(self.records(), link, netns_fd, self._root, told=managers.concern_us(self._root)).hops()
+
+    def repair(self, link: Link | None = None, netns_fd: int | None = None) -> list[Hop]:
+        """Sets up again what is missing, for all links on the host's side, and inside the machine that is named.
+
+        A link that is not attached gets another address when the host has a route to its own: the next ``allot`` makes
+        it. What was wrong is returned, as ``check`` found it. Raises HostError.
+        """
+        wrong = [hop for hop in self.check(link, netns_fd) if hop.state != "ok"]
+        with self._lock():
+            every = self._clear(self.records())
+            if every:
+                self._host_side(every)
+            if link is not None and netns_fd is not None and any(one.link == link for one in every):
+                links.make(link, netns_fd)
+        if link is not None and not link.lent and not any(one.link == link for one in every):
+            own = {one.link.device for one in every}
+            if any(clashes.overlapping(block, own) for block in clashes.blocks_of(link)):
+                self.release(link.machine)
+        return wrong
+
+    def _host_side(self, every: list[Attached]) -> None:
+        if managers.concern_us(self._root):
+            for one in every:
+                self._tell_managers(one.link)
+        sysctls.turn_on(f"{self._run}/settings", ipv6=any(one.link.address6 for one in every))
+        other_firewalls.let_through(f"{self._run}/chains")
+        firewall.replace(every)
+        for one in every:
+            links.set_outside(one.link)
+            sysctls.of_link(one.link.device, localnet=_needs_localnet(one.link.device, every))
+        self._host_names()
+
     def guest_files(self, link: Link) -> dict[str, bytes]:
         """Files of a machine, below its /run: what its systemd-networkd or NetworkManager has to know."""
         usable, local = names.resolvers(self._root)
@@ -255,15 +294,16 @@ class Network:
         with book.open():
             where = pools.places(pool, pool6, book.blocks())
             if terms_.bridge:
-                shared = pools.shared_for(book, terms_, where, _used_names(book))
+                shared = pools.shared_for(book, terms_, where, pools.used_names(book))
                 book.write()
                 taken = {link.address.partition("/")[0] for link in (*book.links.values(), *self.attached())}
                 free = (
-                    _on_bridge(session, "", shared, number) for number in _places_on(shared, terms_, taken, lent=True)
+                    pools.on_bridge(session, "", shared, number)
+                    for number in pools.places_on(shared, terms_, taken, lent=True)
                 )
             else:
                 block, value = pools.fixed(terms_.address)
-                _refuse_taken(block, where.taken)
+                pools.refuse_taken(block, where.taken)
                 free = (Link(session, "", *pair) for pair in (pools.pair(block, value),))
         for link in free:
             if name := self._hold(session, link.address):
@@ -295,20 +335,22 @@ class Network:
                 hint=f"see `ip link show {link.interface}`; rename it, or the machine",
             )
         for port in ports:
-            _refuse_port(port, link, others)
+            clashes.refuse_port(port, link, others)
         if there is None:
-            own = known[link.device].index if link.device in known else -1
-            names_ = {interface.index: interface.name for interface in known.values()}
-            for block in filter(None, map(block_of, (link.address, link.address6))):
-                _refuse_overlap(link, block, own, names_)
+            for block in clashes.blocks_of(link):
+                if where := clashes.overlapping(block, {link.device}):
+                    raise HostError(
+                        f"the address of {link.machine} is one that the host has a route to: {block} is in {where}",
+                        hint=f"`roost network repair {link.machine}` gives it another; or remove the route: `ip route del {where}`",
+                    )
 
     def _set_up(self, new: Attached, others: list[Attached], netns_fd: int, *, same: bool) -> None:
         link = new.link
-        if managers.manages_us() or self._root:
-            found = managers.running(self._root)
-            told = [m for m in found if managers.needed(m, self._root, lent=link.lent, bridge=bool(link.bridge))]
-            managers.tell(told, self._root)
+        if managers.concern_us(self._root):
+            self._tell_managers(link)
         sysctls.turn_on(f"{self._run}/settings", ipv6=bool(link.address6))
+        if not others:
+            other_firewalls.let_through(f"{self._run}/chains")
         writing.write(f"{self._run}/attached/{link.interface}", new.to_text().encode(), mode=0o600)
         if same:
             firewall.add(new, others)
@@ -318,6 +360,11 @@ class Network:
         sysctls.of_link(link.device, localnet=_needs_localnet(link.device, (*others, new)))
         if not link.lent:
             self._host_names()
+
+    def _tell_managers(self, link: Link) -> None:
+        found = managers.running(self._root)
+        told = [m for m in found if managers.needed(m, self._root, lent=link.lent, bridge=bool(link.bridge))]
+        managers.tell(told, self._root)
 
     def _take_down(self, one: Attached, others: list[Attached]) -> None:
         link = one.link
@@ -330,7 +377,9 @@ class Network:
         self._forget(link)
 
     def _last(self) -> None:
-        managers.withdraw(self._root, ask=managers.manages_us() or bool(self._root))
+        if managers.concern_us(self._root):
+            managers.withdraw(self._root)
+        other_firewalls.withdraw(f"{self._run}/chains")
         sysctls.put_back(f"{self._run}/settings", netlink.interfaces())
 
     def _forget(self, link: Link) -> None:
@@ -348,111 +397,6 @@ class Network:
         if entries or os.path.exists(path):
             names.update(path, entries)
             writing.remove_part(path)
-
-
-def _fits(old: Link, terms_: NetworkTerms, book: pools.Allotments, pool: str | None) -> bool:
-    """Whether what was allotted is what is wanted now."""
-    shared = book.bridges.get(terms_.bridge)
-    if old.bridge != (shared.interface if shared else "") or (terms_.bridge and not shared):
-        return False
-    if terms_.address:
-        return old.address.partition("/")[0] == terms_.address.partition("/")[0]
-    own = block_of(old.address)
-    return not pool or bool(old.bridge) or (own is not None and pool_of(pool, bits=32).covers(own))
-
-
-def _used_names(book: pools.Allotments) -> set[str]:
-    allotted = (link.interface for link in book.links.values())
-    return {*netlink.interfaces(), *allotted, *(bridge.interface for bridge in book.bridges.values())}
-
-
-def _new_link(
-    machine: str, name: str, terms_: NetworkTerms, book: pools.Allotments, where: pools.Places, used: set[str]
-) -> Link:
-    if terms_.bridge:
-        shared = pools.shared_for(book, terms_, where, {*used, name})
-        taken = {link.address.partition("/")[0] for link in book.links.values() if link.bridge == shared.interface}
-        number = next(iter(_places_on(shared, terms_, taken, lent=False)), None)
-        if number is None:
-            raise HostError(f"the network of the bridge {terms_.bridge} is used up: {shared.block}")
-        return _on_bridge(machine, name, shared, number)
-    if terms_.address:
-        block, value = pools.fixed(terms_.address)
-        _refuse_taken(block, where.taken)
-        six = None
-        if where.pool6:
-            start = zlib.crc32(str(block).encode())
-            tries = (where.pool6.part((start + step) % where.machines, LINK6) for step in range(where.machines))
-            six = next((part for part in tries if not first_overlap(part, where.taken)), None)
-        return Link(machine, name, *pools.pair(block, value), *(pools.pair(six) if six else ()))
-    block, block6 = where.find(book.start())
-    return Link(machine, name, *pools.pair(block), *(pools.pair(block6) if block6 else ()))
-
-
-def _refuse_taken(block: Block, taken: list[Block]) -> None:
-    other = first_overlap(block, taken)
-    if other is not None:
-        raise HostError(
-            f"the network {block} overlaps {other}, which the host or another machine has",
-            hint="`ip route` and `roost network list` show what is there; choose another address",
-        )
-
-
-def _places_on(shared: pools.Shared, terms_: NetworkTerms, taken: set[str], *, lent: bool) -> list[int]:
-    """The free places on a bridge, as distances from its first address: its first three quarters are for machines."""
-    block = block_of(shared.block)
-    assert block is not None
-    if terms_.address:
-        _, value = pools.fixed(terms_.address)
-        inside = block.first + 1 < value < block.first + block.size - 1
-        if not inside or text_of(32, value) in taken:
-            why = "in use" if inside else f"not in its network {block}"
-            raise HostError(f"{terms_.address} on the bridge {shared.name} is {why}", hint="choose another address")
-        return [value - block.first]
-    middle = block.size - block.size // 4
-    numbers = range(middle, block.size - 1) if lent else range(2, middle)
-    return [number for number in numbers if block.host(number) not in taken]
-
-
-def _on_bridge(machine: str, name: str, shared: pools.Shared, number: int) -> Link:
-    block, block6 = block_of(shared.block), block_of(shared.block6) if shared.block6 else None
-    assert block is not None
-    six = (f"{block6.host(number)}/{block6.length}", block6.host(1)) if block6 else ("", "")
-    return Link(machine, name, f"{block.host(number)}/{block.length}", block.host(1), *six, bridge=shared.interface)
-
-
-def _refuse_port(port: terms.Port, link: Link, others: list[Attached]) -> None:
-    """Raises HostError when another machine publishes it, or a program of the host listens there."""
-    for other in others:
-        if any(port.clashes(terms.published(text)) for text in other.ports):
-            raise HostError(
-                f"port {port} of the host leads to {other.link.machine} already",
-                hint=f"publish another one for {link.machine}, or end {other.link.machine}",
-            )
-    kind = socket.SOCK_STREAM if port.protocol == "tcp" else socket.SOCK_DGRAM
-    family = socket.AF_INET6 if ":" in port.address else socket.AF_INET
-    with socket.socket(family, kind | socket.SOCK_CLOEXEC) as door:
-        if kind == socket.SOCK_STREAM:  # else a connection that has just ended would be in the way
-            door.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            door.bind((port.address, port.port))
-        except OSError as e:
-            why = "in use by a program of the host" if e.errno == errno.EADDRINUSE else f"not to be had: {e.strerror}"
-            raise HostError(
-                f"port {port} is {why}",
-                hint=f"`ss -lnp 'sport = :{port.port}'` shows it; publish another one for {link.machine}",
-            ) from None
-
-
-def _refuse_overlap(link: Link, block: Block, own: int, names_: dict[int, str]) -> None:
-    for route in netlink.routes():
-        wide = route.block.length < pools.WIDEST[block.bits]
-        if route.index != own and not wide and route.block.overlaps(block):
-            where = f"{route.block} dev {names_.get(route.index, '?')}"
-            raise HostError(
-                f"the address of {link.machine} is one that the host has a route to: {block} is in {where}",
-                hint=f"`roost network repair {link.machine}` gives it another; or remove the route: `ip route del {where}`",
-            )
 
 
 def _needs_localnet(device: str, every: tuple[Attached, ...] | list[Attached]) -> bool:

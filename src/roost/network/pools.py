@@ -248,3 +248,72 @@ def shared_for(allotments: Allotments, terms: NetworkTerms, where: Places, used:
     made = Shared(terms.bridge, name_for(terms.bridge, used, "b_"), str(block), str(block6 or ""))
     allotments.bridges[terms.bridge] = made
     return made
+
+
+def fits(old: Link, terms_: NetworkTerms, book: Allotments, pool: str | None) -> bool:
+    """Whether what was allotted is what is wanted now."""
+    shared = book.bridges.get(terms_.bridge)
+    if old.bridge != (shared.interface if shared else "") or (terms_.bridge and not shared):
+        return False
+    if terms_.address:
+        return old.address.partition("/")[0] == terms_.address.partition("/")[0]
+    own = block_of(old.address)
+    return not pool or bool(old.bridge) or (own is not None and pool_of(pool, bits=32).covers(own))
+
+
+def used_names(book: Allotments) -> set[str]:
+    allotted = (link.interface for link in book.links.values())
+    return {*netlink.interfaces(), *allotted, *(bridge.interface for bridge in book.bridges.values())}
+
+
+def new_link(machine: str, name: str, terms_: NetworkTerms, book: Allotments, where: Places, used: set[str]) -> Link:
+    if terms_.bridge:
+        shared = shared_for(book, terms_, where, {*used, name})
+        taken = {link.address.partition("/")[0] for link in book.links.values() if link.bridge == shared.interface}
+        number = next(iter(places_on(shared, terms_, taken, lent=False)), None)
+        if number is None:
+            raise HostError(f"the network of the bridge {terms_.bridge} is used up: {shared.block}")
+        return on_bridge(machine, name, shared, number)
+    if terms_.address:
+        block, value = fixed(terms_.address)
+        refuse_taken(block, where.taken)
+        six = None
+        if where.pool6:
+            start = zlib.crc32(str(block).encode())
+            tries = (where.pool6.part((start + step) % where.machines, LINK6) for step in range(where.machines))
+            six = next((part for part in tries if not first_overlap(part, where.taken)), None)
+        return Link(machine, name, *pair(block, value), *(pair(six) if six else ()))
+    block, block6 = where.find(book.start())
+    return Link(machine, name, *pair(block), *(pair(block6) if block6 else ()))
+
+
+def refuse_taken(block: Block, taken: list[Block]) -> None:
+    other = first_overlap(block, taken)
+    if other is not None:
+        raise HostError(
+            f"the network {block} overlaps {other}, which the host or another machine has",
+            hint="`ip route` and `roost network list` show what is there; choose another address",
+        )
+
+
+def places_on(shared: Shared, terms_: NetworkTerms, taken: set[str], *, lent: bool) -> list[int]:
+    """The free places on a bridge, as distances from its first address: its first three quarters are for machines."""
+    block = block_of(shared.block)
+    assert block is not None
+    if terms_.address:
+        _, value = fixed(terms_.address)
+        inside = block.first + 1 < value < block.first + block.size - 1
+        if not inside or text_of(32, value) in taken:
+            why = "in use" if inside else f"not in its network {block}"
+            raise HostError(f"{terms_.address} on the bridge {shared.name} is {why}", hint="choose another address")
+        return [value - block.first]
+    middle = block.size - block.size // 4
+    numbers = range(middle, block.size - 1) if lent else range(2, middle)
+    return [number for number in numbers if block.host(number) not in taken]
+
+
+def on_bridge(machine: str, name: str, shared: Shared, number: int) -> Link:
+    block, block6 = block_of(shared.block), block_of(shared.block6) if shared.block6 else None
+    assert block is not None
+    six = (f"{block6.host(number)}/{block6.length}", block6.host(1)) if block6 else ("", "")
+    return Link(machine, name, f"{block.host(number)}/{block.length}", block.host(1), *six, bridge=shared.interface)
