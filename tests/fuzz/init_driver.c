@@ -39,7 +39,7 @@ int main(void) {
         fflush(stdout);
         clearenv();
         (void) read_environment();
-        clean_environment(account);
+        clean_environment(account, 0);
         free(account);
         free(user);
     }
