@@ -201,6 +201,7 @@ ONE = {
     "time zone and a path": ('timezone = "Europe/../../etc/passwd"', "not a time zone"),
     "plain password": ('root-password = "secret7"', "root-password: a password itself has no place here"),
     "hash": ('root-password = "$secret7"', "not a hash of crypt(5)"),
+    "hash cut short": ('root-password = "$6$salt$secret7"', "a hash of this kind has 86 characters at its end, not 7"),
     "service": ('services = ["a b"]', "services[0]: not a unit 'a b'"),
     "service's option": ('services = ["--now"]', "not a unit"),
     "service's path": ('services = ["../x"]', "not a unit"),
@@ -307,7 +308,7 @@ def test_packages_that_are_good(name: str) -> None:
     "more",
     [
         'root-password = ""', 'root-password = "$y$j9T$abc$def"', 'root-password = "$2b$12$abcdefghij"',
-        'root-password = "$6$rounds=5000$abc$def"',
+        'root-password = "$6$saltsalt$TVLlQcbpFVof5W3Yz4DTP6gRstiNuHwwTt6GLc1E5n0U0aDehy0S5knV8wiOQSpT0Y77vwPZN.Pq.H91p5hVO1"',
         'locale = "C.UTF-8"', 'locale = "de_DE.UTF-8"', 'locale = "ca_ES.UTF-8@valencia"', 'locale = "POSIX"',
         'locale = "sr_RS@latin"',
         'timezone = "UTC"', 'timezone = "America/Argentina/Buenos_Aires"', 'timezone = "Etc/GMT+1"',
