@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+
+from system.boot_rig import BootRig
+from system.network_rig import host_at
 
 if TYPE_CHECKING:
     from system.rig import Rig
@@ -50,7 +54,7 @@ Europe/Berlin
 März
 LANG=de_DE.UTF-8
 LANG=de_DE.UTF-8
-root:$6$salt$hash
+root:$y$salt$hash
 0
 enabled
 enabled
@@ -61,14 +65,29 @@ enabled
 """
 
 
+def boots(rig: BootRig) -> None:
+    """Its services run, and its first boot's script; what is of this machine alone is made then."""
+    try:
+        done = rig("--json", "up", "qgisbuilds")
+        assert json.loads(done.out)[0]["state"] == "running", done
+        upper = Path(rig.upper("qgisbuilds"))
+        assert (upper / "var/first").read_text() == "QGIS 3.99.0-Master (a stand-in)\nactive\n"
+        assert len((upper / "etc/machine-id").read_text().strip()) == 32
+    finally:
+        rig.close()
+
+
 def test_the_recipe_with_a_third_partys_repository(own: Rig, tmp_path: Path) -> None:
-    """The machine of the example, and more; its inside is looked at by runs."""
+    """The machine of the example, and more: its inside is looked at by runs, then it boots."""
     repository = stand_in(tmp_path / "a repository")
     text = (
-        example(repository).replace('"C.UTF-8"', '"de_DE.UTF-8"').replace('password = ""', 'password = "$6$salt$hash"')
+        example(repository).replace('"C.UTF-8"', '"de_DE.UTF-8"').replace('password = ""', 'password = "$y$salt$hash"')
     )
+    before, _, rest = text.partition("firstboot =")
+    first = 'firstboot = ["qgis --version >/var/first; systemctl is-active qgis-server >>/var/first"]\n'
     services = 'services = ["fstrim.timer", "getty@tty7", "scripted"]'
-    own.define(text.replace("[profiles.qgis]", f"{services}{SCRIPT}[profiles.qgis]"))
+    profile = rest.partition("[profiles.qgis]")[2]
+    own.define(f"{before}source-packages = true\n{first}{services}{SCRIPT}[profiles.qgis]{profile}")
     done = own("build", "-v", timeout=300)
     assert done.status == 0, done
     assert "salt" not in done.said
@@ -85,6 +104,8 @@ def test_the_recipe_with_a_third_partys_repository(own: Rig, tmp_path: Path) -> 
     assert done.text.startswith("QGIS 3.99.0"), done
     assert f"file:{repository} bookworm/main".replace("a rep", "a%20rep") in done.text, done
     assert "salt" not in own("plan", "--json").text + own("list", "--json").text
+    with host_at(str(tmp_path / "host")) as host:
+        boots(BootRig(own.state, tmp_path, host, own.file.read_text()))
     text = own.file.read_text()
     own.define(text.replace("de_DE", "fr_FR").replace('services     = ["qgis-server"]', "services     = []"))
     assert [layer["reason"] for layer in own.json("plan")["layers"]] == [
@@ -171,9 +192,10 @@ def test_a_machine_that_nothing_can_boot(tiny: Rig) -> None:
 
 def test_another_init_is_left_as_it_is(tiny: Rig) -> None:
     """Nothing is installed, and the id that the machine had is gone."""
-    init = r'''"/sbin/init" = { content = "#!/bin/sh\n", mode = "0755" }
-"/etc/machine-id" = { content = "0123456789abcdef0123456789abcdef\n" }
-'''
+    init = (
+        r'"/sbin/init" = { content = "#!/bin/sh\n", mode = "0755" }'
+        '\n"/etc/machine-id" = { content = "0123456789abcdef0123456789abcdef\\n" }\n'
+    )
     tiny.define(f"{LAYERS}boot = {{}}\n{TINY_APT.replace('exit 0', 'exit 1')}{init}")
     done = tiny("build")
     assert done.status == 0, done

@@ -82,6 +82,7 @@ def test_the_mirror_that_is_not_there_is_named(output: str, mirror: str) -> None
             "of a repository: key",
         ),
         ("Failed to enable unit, unit nginx.service does not exist.", "no unit is called nginx.service", "packages"),
+        ("chpasswd: (line 1, user root) invalid password hash", "does not take root's password", "openssl passwd -6"),
         ("no locale is called xx_YY.UTF-8 here: /usr", "no locale xx_YY.UTF-8", "SUPPORTED"),
         ("no time zone is called Mars/Olympus here: /usr", "no time zone Mars/Olympus", "timedatectl"),
         ("E: Release signed by unknown key (key id 605C66F00D6C9793)", "605C66F00D6C9793", "keyring"),

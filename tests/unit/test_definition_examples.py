@@ -54,9 +54,14 @@ def test_there_are_examples() -> None:
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=[path.relative_to(ABOVE).parts[0] for path in EXAMPLES])
-def test_an_example_loads_and_fits_the_schema(path: Path) -> None:
+def test_an_example_loads_and_fits_the_schema(path: Path, tmp_path: Path) -> None:
+    text = path.read_text()
+    if "/var/tmp/roost-qgis/key.asc" in text:  # its stand-in makes the key; system tests run that
+        path = tmp_path / "roost.toml"
+        path.write_text(text.replace("/var/tmp/roost-qgis/key.asc", "key.asc"))
+        (tmp_path / "key.asc").write_text("-----BEGIN PGP PUBLIC KEY BLOCK-----\n")
     assert load_with_recipes(path).machines
-    jsonschema.validate(tomllib.loads(path.read_text()), json_schema())
+    jsonschema.validate(tomllib.loads(text), json_schema())
     assert path.read_text().startswith("#"), "an example says what it is for"
 
 

@@ -12,10 +12,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_definition_lines import Writer
 
-from roost.definition import checks
+from roost.definition import checks, network_checks
 from roost.definition.model import Definition
 from roost.definition.shape import clean
 from roost.errors import DefinitionError
+from roost.network import addresses, pools, terms
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -201,6 +202,7 @@ ONE = {
     "time zone and a path": ('timezone = "Europe/../../etc/passwd"', "not a time zone"),
     "plain password": ('root-password = "secret7"', "root-password: a password itself has no place here"),
     "hash": ('root-password = "$secret7"', "not a hash of crypt(5)"),
+    "hash cut short": ('root-password = "$6$salt$secret7"', "a hash of this kind has 86 characters at its end, not 7"),
     "service": ('services = ["a b"]', "services[0]: not a unit 'a b'"),
     "service's option": ('services = ["--now"]', "not a unit"),
     "service's path": ('services = ["../x"]', "not a unit"),
@@ -251,12 +253,17 @@ ONE = {
     "egress prefix": ('network = { egress = ["192.0.2.0/33"] }', "not a network '192.0.2.0/33'"),
     "egress address": ('network = { egress = ["192.0.2.256"] }', "not a place '192.0.2.256'"),
     "egress twice": ('network = { egress = ["any", "any"] }', "in the list already"),
-    "address": ('network = { address = "10.0.0.2/24" }', "network.address: not an address '10.0.0.2/24'"),
+    "address": ('network = { address = "10.0.0.2/a" }', "network.address: not an address '10.0.0.2/a'"),
+    "address and prefix": ('network = { address = "10.0.0.2/32" }', "from /8 to /31"),
+    "address of a network": ('network = { address = "10.0.0.0/24" }', "no address for a machine"),
+    "egress bracket": ('network = { egress = ["[a.example"] }', "not a place '[a.example'"),
+    "egress bracket's port": ('network = { egress = ["[::1]:"] }', "a port goes from 1 to 65535"),
+    "egress rest": ('network = { egress = ["[::1]80"] }', "not a place '[::1]80'"),
     "address of loopback": ('network = { address = "127.0.0.2" }', "no address for a machine"),
     "address of IPv6": ('network = { address = "fd00::2" }', "write its IPv4 address"),
     "pool": ('[network]\npool = "10.77.0.0"', "network.pool: not a network '10.77.0.0'"),
     "pool's host bits": ('[network]\npool = "10.77.1.0/16"', "write '10.77.0.0/16'"),
-    "small pool": ('[network]\npool = "10.77.0.0/30"', "a pool is from /8 to /24"),
+    "small pool": ('[network]\npool = "10.77.0.0/31"', "a pool is from /8 to /30"),
     "pool of IPv6": ('[network]\npool = "fd00::/48"', "write it as pool6"),
     "pool6": ('[network]\npool6 = "10.0.0.0/8"', "network.pool6: 10.0.0.0/8 is of IPv4: write it as pool"),
     "pool6's prefix": ('[network]\npool6 = "fd00::/80"', "a pool6 is from /16 to /64"),
@@ -307,21 +314,65 @@ def test_packages_that_are_good(name: str) -> None:
     "more",
     [
         'root-password = ""', 'root-password = "$y$j9T$abc$def"', 'root-password = "$2b$12$abcdefghij"',
-        'root-password = "$6$rounds=5000$abc$def"',
+        'root-password = "$6$saltsalt$TVLlQcbpFVof5W3Yz4DTP6gRstiNuHwwTt6GLc1E5n0U0aDehy0S5knV8wiOQSpT0Y77vwPZN.Pq.H91p5hVO1"',
         'locale = "C.UTF-8"', 'locale = "de_DE.UTF-8"', 'locale = "ca_ES.UTF-8@valencia"', 'locale = "POSIX"',
         'locale = "sr_RS@latin"',
         'timezone = "UTC"', 'timezone = "America/Argentina/Buenos_Aires"', 'timezone = "Etc/GMT+1"',
         'services = ["ssh", "getty@tty1.service", "fstrim.timer", "php8.2-fpm", "dev-disk\\\\x2d1.mount"]',
         'network = { mode = "private", publish = ["8080:80", "8080:80/udp", "127.0.0.1:2222:22/tcp", "[::1]:80:80"] }',
-        'network = { publish = ["127.0.0.1:80:80", "127.0.0.2:80:80"], bridge = "lab-1", address = "10.77.0.9" }',
+        'network = { publish = ["127.0.0.1:80:80", "127.0.0.2:80:80"], bridge = "lab-1", address = "10.77.0.9/24" }',
         'network = { egress = [] }',
         'network = { egress = ["any", "any:80", "host", "host:4444/udp", "192.0.2.1", "192.0.2.1:80", "192.0.2.0/24:443/tcp"] }',
-        'network = { egress = ["2001:db8::1", "[2001:db8::1]:443", "2001:db8::/32", "[2001:db8::/32]:53/udp", "web", "a.example.:1"] }',
+        'network = { egress = ["2001:db8::1", "[2001:db8::1]:443", "2001:db8::/32", "[2001:db8::/32]:53/udp", "web", "a.example:1"] }',
         '[network]\npool = "10.77.0.0/16"\npool6 = "fd00:77::/48"',
     ],
 )  # fmt: skip
 def test_what_is_good_of_machines_that_boot(more: str, tmp_path: Path) -> None:
     assert load_text(tmp_path, f"{GOOD}{more}\n").machines
+
+
+PIECES = [
+    "80",
+    ":",
+    "/",
+    "[",
+    "]",
+    "tcp",
+    "udp",
+    "::1",
+    "192.0.2.0",
+    "24",
+    "any",
+    "host",
+    "a.b",
+    "-",
+    "_",
+    ".",
+    "0",
+    "65536",
+    " ",
+    "é",
+]
+
+
+@settings(max_examples=2000, suppress_health_check=[HealthCheck.too_slow])
+@given(st.lists(st.sampled_from(PIECES), max_size=8).map("".join))
+def test_what_a_definition_takes_the_network_understands(text: str) -> None:
+    port, wrong = network_checks.publish(text)
+    assert bool(wrong) == (port is None)
+    if port is not None:
+        found = terms.published(text)
+        assert (found.address, found.port, found.inside, found.protocol) == (
+            port.address, port.host, port.machine, port.protocol,
+        )  # fmt: skip
+    if not network_checks.egress(text):
+        terms.target(text)
+    if not network_checks.address(text):
+        pools.fixed(text)
+    if not network_checks.pool(text):
+        addresses.pool_of(text, bits=32)
+    if not network_checks.pool6(text):
+        addresses.pool_of(text, bits=128)
 
 
 def test_two_machines_cannot_have_one_port_or_address(tmp_path: Path) -> None:
@@ -330,7 +381,7 @@ def test_two_machines_cannot_have_one_port_or_address(tmp_path: Path) -> None:
     load_text(tmp_path, text + 'network = { publish = ["80:80"], address = "10.77.0.2" }\n')  # it does not boot
     load_text(tmp_path, text + 'boot = {}\nnetwork = { publish = ["53:53", "8080:80"] }\n')
     port, address = mistakes(
-        tmp_path, text + 'boot = {}\n[machines.other.network]\naddress = "10.77.0.2"\npublish = [\n"1:1",\n"80:1"]\n'
+        tmp_path, text + 'boot = {}\n[machines.other.network]\naddress = "10.77.0.2/24"\npublish = [\n"1:1",\n"80:1"]\n'
     )
     assert (
         port == "roost.toml:11: machines.other.network.address: 10.77.0.2 is the address of machine 'bookworm' already"
@@ -462,7 +513,8 @@ LEAVES = st.integers(-1, 70000) | st.booleans() | st.floats() | st.text(max_size
 WORDS = [
     "machines", "profiles", "defaults", "user", "name", "uid", "files", "/a", "content", "mode", "scripts", "source",
     "packages", "apt", "binds", "read-only", "limits", "memory", "cpus", "network", "environment",
-    "private-users", "from", "distribution", "x",
+    "private-users", "from", "distribution", "x", "boot", "ready", "publish", "egress", "repositories", "url", "suites", "key",
+    "services", "firstboot", "root-password",
 ]  # fmt: skip
 ANY = st.recursive(
     LEAVES, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(WORDS), inner, max_size=4)

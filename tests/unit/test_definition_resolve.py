@@ -251,7 +251,7 @@ egress   = ["any"]
 [machines.web]
 profiles      = ["one", "two"]
 firstboot     = ["echo own", { source = "own.sh" }]
-root-password = "$6$salt$hash"
+root-password = "$y$salt$hash"
 locale        = "C.UTF-8"
 boot          = { enable = true, stop-timeout = 5, nested = false }
 network       = { publish = ["8080:80/tcp"], bridge = "lab", egress = ["host:53"] }
@@ -304,7 +304,7 @@ def test_what_layers_of_machines_that_boot_have(tmp_path: Path) -> None:
     flat = RepositoryKeys(name="flat", url="file:///srv/x", suites=("./",), components=(), key=b"")
     assert (one.repositories, two.repositories, own.repositories) == ((q,), (flat,), ())
     assert (one.services, two.services, own.services) == (("nginx",), (), ("ssh",))
-    assert (own.locale, own.timezone, own.root_password, own.init) == ("C.UTF-8", "Europe/Berlin", "$6$salt$hash", True)
+    assert (own.locale, own.timezone, own.root_password, own.init) == ("C.UTF-8", "Europe/Berlin", "$y$salt$hash", True)
     assert not one.init
     (only,) = machines["plain"].layers
     assert only.name == ""

@@ -353,4 +353,8 @@ def password_hash(text: str) -> str:
     _, kind, *rest = text.split("$")
     word = LETTERS + DIGITS + "./=,-_"
     good = made_of(kind, LOWER + DIGITS) and len(rest) >= 2 and all(made_of(part, word) for part in rest)
-    return "" if good else "not a hash of crypt(5): one like $6$SALT$HASH, `openssl passwd -6` prints it"
+    if not good:
+        return "not a hash of crypt(5): one like $6$SALT$HASH, `openssl passwd -6` prints it"
+    wanted = {"1": 22, "5": 43, "6": 86}.get(kind, len(rest[-1]))
+    wrong = f"a hash of this kind has {wanted} characters at its end, not {len(rest[-1])}: was a '$' lost on the way?"
+    return "" if len(rest[-1]) == wanted else wrong

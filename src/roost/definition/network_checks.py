@@ -89,41 +89,47 @@ def egress(text: str) -> str:
 
 
 def _split(text: str) -> tuple[str, str, str]:
-    """The place, port and protocol of an entry of ``egress``, each as it is written."""
+    """The place, port and protocol of an entry of ``egress``, each as it is written; a colon alone is port 0."""
     head, slash, tail = text.rpartition("/")
     protocol = tail if slash and made_of(tail, LETTERS) else ""
     place = head if protocol else text
-    if place.startswith("["):
-        inner, _, rest = place[1:].partition("]")
-        return inner, rest[1:] if rest[:1] == ":" else rest, protocol
-    if place.count(":") == 1:
+    inner, closed, rest = place[1:].partition("]")
+    if place[:1] == "[" and closed and ":" in inner and rest[:1] in ("", ":"):
+        return inner, rest[1:] or rest.replace(":", "0"), protocol
+    if place.count(":") == 1 and place[0] != "[":
         name, _, port = place.partition(":")
         return name, port or "0", protocol
     return place, "", protocol
 
 
 def _host_name(text: str) -> bool:
-    """A name for the resolver (RFC 1123). One that has digits and dots only is a misspelt address."""
-    labels = text.removesuffix(".").split(".")
-    word = LETTERS + DIGITS + "-_"
-    good = all(made_of(label, word) and len(label) <= 63 and label[0] != "-" and label[-1] != "-" for label in labels)
+    """A name for the resolver (RFC 1123). One whose last label has digits only is a misspelt address."""
+    labels = text.split(".")
+    ends = LETTERS + DIGITS
+    good = all(made_of(label, ends + "-_") and len(label) <= 63 for label in labels)
+    good = good and all(label[0] in ends and label[-1] in ends for label in labels)
     return good and len(text) <= 253 and not made_of(labels[-1], DIGITS)
 
 
 def address(text: str) -> str:
-    """A machine's own IPv4 address, alone: which network it is in follows from the pool or the bridge."""
-    found = _address(text)
-    if found is None:
-        return f'not an address {text!r}: one like "10.77.0.2", without a prefix'
+    """A machine's own IPv4 address, with the length of its network's prefix or without."""
+    plain, slash, length = text.partition("/")
+    found = _address(plain)
+    if found is None or (slash and not made_of(length, DIGITS)):
+        return f'not an address {text!r}: one like "10.77.0.2"'
     if found.version == 6:
         return f"{text} is of IPv6: a machine's is derived, write its IPv4 address"
+    if slash and not (len(length) < 3 and 8 <= int(length) <= 31):
+        return f"{text}: a machine's network is from /8 to /31"
     usable = not (found.is_loopback or found.is_multicast or found.is_unspecified or found.is_link_local)
     usable = usable and int(found) < 0xF0000000  # 240.0.0.0/4 is reserved (RFC 1112, 4)
+    room = (1 << (32 - int(length))) - 1 if slash else 0
+    usable = usable and (room < 2 or int(found) & room not in (0, room))
     return "" if usable else f"{text} is no address for a machine"
 
 
 def pool(text: str) -> str:
-    """A network for machines' addresses: at least a /24, which is what a bridge takes of it."""
+    """A network for machines' addresses: a link takes a /30 of it, a bridge a /24."""
     found, wrong = _network_of(text)
     if found is None:
         return wrong
@@ -131,7 +137,7 @@ def pool(text: str) -> str:
         return f"{text} is of IPv6: write it as pool6"
     if found.is_loopback or found.is_multicast or found.is_link_local or int(found.network_address) >= 0xF0000000:
         return f'{text} has no addresses for machines: take a private one, like "10.77.0.0/16"'
-    return "" if 8 <= found.prefixlen <= 24 else f"a pool is from /8 to /24, not /{found.prefixlen}"
+    return "" if 8 <= found.prefixlen <= 30 else f"a pool is from /8 to /30, not /{found.prefixlen}"
 
 
 def pool6(text: str) -> str:

@@ -21,7 +21,7 @@ def contradictions(machines: Iterable[tuple[Place, Resolved]]) -> None:
         _ports(private)
     taken: dict[str, str] = {}
     for place, one in private:
-        address = one.private_network.address
+        address = one.private_network.address.partition("/")[0]
         if address and taken.setdefault(address, one.name) != one.name:
             _near(place, "address").wrong(f"{address} is the address of machine '{taken[address]}' already")
 

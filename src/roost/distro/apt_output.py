@@ -120,6 +120,11 @@ _KNOWN: tuple[tuple[str, str, str], ...] = (
         "the package that has it belongs to this layer or one below: packages = [...]",
     ),
     (
+        r"chpasswd: .*invalid password hash",
+        "this release does not take root's password: it is no hash that its crypt(5) knows",
+        "`openssl passwd -6` prints one that every release takes",
+    ),
+    (
         r"no locale is called (\S+) here",
         "this release has no locale {what}",
         "/usr/share/i18n/SUPPORTED has their names, in a machine with the package locales",
