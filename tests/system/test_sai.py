@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from system.boot_rig import BootRig
+from system.network_rig import UPLINK, WAN, host_at
+
 if TYPE_CHECKING:
     from system.rig import Rig
 
@@ -108,3 +111,25 @@ def test_the_farm_of_ten_is_planned_on_a_clean_store(tiny: Rig) -> None:
     text = tiny("plan", "-f", str(farm)).text
     assert "base gentoo rolling amd64" in text
     assert "machine xenial-amd64" in text
+
+
+def test_a_booted_builder_reaches_its_server_through_nat(own: Rig, tmp_path: Path) -> None:
+    """Started by the machine's own systemd; it connects again when the server comes back."""
+    text = FARM.replace("[machines.one]", "boot = {}\n[machines.one]", 1).replace("127.0.0.1", WAN)
+    own.define(text % {"port": 4444, "stand_in": STAND_IN})
+    assert own("build", "one").status == 0
+    with host_at(str(tmp_path / "host")) as host, host.wan.listen(4444, WAN) as server:
+        rig = BootRig(own.state, own.directory, host, own.file.read_text())
+        try:
+            done = rig("--json", "up", "one")
+            assert done.status == 0, done
+            server.settimeout(60)
+            with server.accept()[0] as connection:
+                connection.settimeout(30)
+                said = json.loads(connection.makefile().readline())
+                assert connection.getpeername()[0] == UPLINK, "the machine's own address is not seen outside"
+            assert said["builders"][0]["name"] == "one.linux-debian-12/x86_64-amd/gcc"
+            assert rig.inside("systemctl is-active sai-builder; hostname", "one").text.split() == ["active", "one"]
+            server.accept()[0].close()
+        finally:
+            rig.close()

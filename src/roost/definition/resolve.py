@@ -5,7 +5,8 @@ The rules, in the order in which they apply:
 1. A key that a machine writes replaces that of ``[defaults]``. Nothing is added to a list: ``profiles`` and
    ``packages`` of the machine stand alone.
 2. ``environment``, ``files``, ``limits``, ``network`` and ``boot`` are merged key by key (for ``files`` the key is the
-   path); the machine wins.
+   path); the machine wins. So are the ``options`` of a profile's recipe: the machine's before those of ``[defaults]``,
+   before the profile's own.
 3. A machine made from a layer (``from``) takes no part in what ``[defaults]`` says of distributions, and a machine that
    names a distribution takes no ``from`` of ``[defaults]``.
 4. What is still not said of the base comes from the distribution's recipe, and the architecture is the host's.
