@@ -40,7 +40,8 @@ def examine(store: Store) -> list[Check]:
         ("state", lambda: _state(store)), ("leftovers", lambda: _leftovers(store)),
         ("systemd-nspawn", _nspawn), ("session", lambda: _session(store)),
         ("filters", lambda: _filters(store)), ("control groups", lambda: _groups(store)),
-        ("disk limit", lambda: _disk_limit(store)), ("bootstrap", _bootstrap), ("disk", lambda: _disk(store)),
+        ("disk limit", lambda: _disk_limit(store)), ("bootstrap", _bootstrap),
+        ("machines", _machines), ("private networks", _networks), ("disk", lambda: _disk(store)),
         ("SELinux", _selinux),
     ]  # fmt: skip
     checks = [Check(name="root", state="ok", found=f"kernel {os.uname().release}")]
@@ -167,6 +168,38 @@ def _disk_limit(store: Store) -> Check:
             remedy = f"a machine with a limit on disk cannot run here; {hint or 'keep the state on xfs with prjquota'}"
             return Check(name=name, state="warning", found=brief, remedy=remedy)
     return Check(name=name, state="ok", found="by a file system of that size in a file, on a loop device")
+
+
+def _machines() -> Check:
+    """What machines that boot are started by."""
+    from roost.boot.units import booted
+
+    found = "by systemd's own units" if booted() else "by a process of Roost's each: this host has no systemd"
+    return Check(name="machines", state="ok", found=found)
+
+
+def _networks() -> Check:
+    """Makes a table of rules, and a pair of links, in a network namespace that is gone at once."""
+    name = "private networks"
+    path = runner.child_env({})["PATH"]
+    if missing := [package for program, package in (("ip", "iproute2"), ("nft", "nftables")) if not shutil.which(program, path=path)]:
+        remedy = f"apt install {' '.join(missing)}"
+        return Check(name=name, state="warning", found=f"not installed: {' '.join(missing)}", remedy=remedy)
+
+    def attempt() -> None:
+        syscalls.unshare(syscalls.CLONE_NEWNET)
+        rules = b"table inet roost { chain out { type nat hook postrouting priority srcnat; masquerade; } }\n"
+        for argv, text in ((("nft", "-f", "-"), rules), (("ip", "-batch", "-"), b"link add ro-try type veth peer name host0\n")):
+            runner.check(runner.run(runner.Command(argv=argv, stdin=text)))
+
+    try:
+        runner.in_child(attempt)
+    except (Error, OSError) as e:
+        brief = e.brief if isinstance(e, Error) else f"{e.strerror}"
+        details = (e.details.splitlines() or [""])[-1] if isinstance(e, Error) else ""
+        remedy = "machines need `network = { mode = \"host\" }` here; the kernel must have nf_tables, nft_masq and veth"
+        return Check(name=name, state="warning", found=f"{brief} {details}".strip(), remedy=remedy)
+    return Check(name=name, state="ok", found="links and rules can be made")
 
 
 def _bootstrap() -> Check:
