@@ -188,7 +188,7 @@ def _networks() -> Check:
 
     def attempt() -> None:
         syscalls.unshare(syscalls.CLONE_NEWNET)
-        rules = b"table inet roost { chain out { type nat hook postrouting priority srcnat; masquerade; } }\n"
+        rules = b"table inet roost {\nchain out {\ntype nat hook postrouting priority srcnat\nmasquerade\n}\n}\n"
         for argv, text in ((("nft", "-f", "-"), rules), (("ip", "-batch", "-"), b"link add ro-try type veth peer name host0\n")):
             runner.check(runner.run(runner.Command(argv=argv, stdin=text)))
 
