@@ -258,6 +258,7 @@ ONE = {
     "address of a network": ('network = { address = "10.0.0.0/24" }', "no address for a machine"),
     "egress bracket": ('network = { egress = ["[a.example"] }', "not a place '[a.example'"),
     "egress bracket's port": ('network = { egress = ["[::1]:"] }', "a port goes from 1 to 65535"),
+    "egress brackets alone": ('network = { egress = ["[::1]"] }', "not a place '[::1]'"),
     "egress rest": ('network = { egress = ["[::1]80"] }', "not a place '[::1]80'"),
     "address of loopback": ('network = { address = "127.0.0.2" }', "no address for a machine"),
     "address of IPv6": ('network = { address = "fd00::2" }', "write its IPv4 address"),

@@ -94,8 +94,8 @@ def _split(text: str) -> tuple[str, str, str]:
     protocol = tail if slash and made_of(tail, LETTERS) else ""
     place = head if protocol else text
     inner, closed, rest = place[1:].partition("]")
-    if place[:1] == "[" and closed and ":" in inner and rest[:1] in ("", ":"):
-        return inner, rest[1:] or rest.replace(":", "0"), protocol
+    if place[:1] == "[" and closed and ":" in inner and rest[:1] == ":":
+        return inner, rest[1:] or "0", protocol
     if place.count(":") == 1 and place[0] != "[":
         name, _, port = place.partition(":")
         return name, port or "0", protocol
