@@ -13,11 +13,14 @@ import pytest
 
 import roost
 from roost.host import files
+from system.lab import Lab, LabHost, groups_beside
 from system.network_rig import Host, host_at
 from system.rig import BUSYBOX, TINY, Rig, link_layers, make_tiny
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from conftest import Group
 
 FARM = Path(__file__).parent / "farm.toml"
 RELEASES = ("bullseye", "bookworm", "trixie", "sid")
@@ -153,3 +156,22 @@ def net(tmp_path: Path) -> Iterator[Host]:
     """A host with a network of its own, and this process in it."""
     with host_at(str(tmp_path / "host")) as host:
         yield host
+
+
+@pytest.fixture(scope="session")
+def lab(place: str, group: Group) -> Iterator[Lab]:
+    """Hosts with systemd, each booted when a test first asks for it, and gone when the tests end."""
+    with groups_beside(group.tops) as groups:
+        made = Lab(place, CACHED, groups)
+        yield made
+        made.close()
+
+
+@pytest.fixture
+def host(lab: Lab, request: pytest.FixtureRequest) -> Iterator[LabHost]:
+    """A host with systemd, bookworm's unless the test says otherwise. Nothing of a machine may stay in it."""
+    found = lab.host(getattr(request, "param", "bookworm"))
+    yield found
+    if left := found.left():
+        found.clear()
+        pytest.fail(f"left in lab-{found.name}:\n{left}")

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from roost.boot.record import Booted
 
 IMAGES = "/var/lib/machines"  # where machinectl(1) looks for names
+_REGISTERED = "/run/systemd/machines"  # systemd-machined's own records
 _FIRST_FD = 3  # sd_listen_fds(3): SD_LISTEN_FDS_START
 
 
@@ -102,6 +103,10 @@ def attach(store: Store, record: Booted, pid: int) -> None:
 
 def leave(store: Store, record: Booted) -> None:
     """Takes from the host what belonged to the running machine."""
+    if os.path.exists(f"{_REGISTERED}/{record.name}"):
+        # nspawn was killed; machined keeps the name while the unit starts again, and nobody else may have it
+        where = ("org.freedesktop.machine1", "/org/freedesktop/machine1", "org.freedesktop.machine1.Manager")
+        runner.run(runner.Command(argv=("busctl", "--quiet", "call", *where, "UnregisterMachine", "s", record.name), timeout=10))
     link = wiring.link_of(store, record)
     if link is not None:
         wiring.detach(store, link)

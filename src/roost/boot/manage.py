@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct, structs
 
+from roost import trees
 from roost.boot import sessions, wiring
 from roost.boot.changes import changes
 from roost.boot.record import BoundPath, Caps, Records, init_of
@@ -122,23 +123,25 @@ class Machines:
     def _up(self, wanted: Booted, *, wait: bool, restart: bool, stop_fd: int | None) -> Outcome:
         name = wanted.name
         before = self.records.find(name)
-        runs = self.is_up(name)
+        runs = self._is_settled(name)
         found = changes(before, wanted) if before else []
         action = "unchanged" if runs else "started"
         if before and before.layers != wanted.layers:
             wanted = structs.replace(wanted, previous=before.layers)
-        if runs and (restart or not all(change.live for change in found)):
+        if runs and (restart or not all(self._is_live(change) for change in found)):
             assert before is not None
             self.host.stop(before)
             action, runs = "restarted", False
         if not runs:
+            self._refuse_unbootable(wanted)
+            self.host.refuse(name)
             self._prepare(wanted, before)
         elif found:
             action = "changed"
         self.records.write(wanted)
         if found or not runs or before is None:
             self.host.install(wanted)
-        self._enable(wanted)
+        self._enable(wanted, before)
         if runs:
             self._apply(wanted, found)
         else:
@@ -149,6 +152,26 @@ class Machines:
         return Outcome(
             machine=name, action=action, changes=tuple(change.what for change in found), state=state, address=self.address(wanted)
         )
+
+    def _is_settled(self, name: str) -> bool:
+        """Whether a machine runs. One that is being started or ended, by its unit or its supervisor, is waited for."""
+        if not self._has_begun(name) and self._store.is_alive(name):
+            self.host.settle(name)
+        return self.is_up(name)
+
+    def _has_begun(self, name: str) -> bool:
+        process = self.records.running(name)
+        return process is not None and init_of(process.pid) is not None
+
+    def _is_live(self, change: Change) -> bool:
+        """Whether no start is needed for it. Limits are the unit's: systemd puts them into force when it reads them again."""
+        return change.live or (self.host.systemd and change.what.startswith("limits."))
+
+    def _refuse_unbootable(self, wanted: Booted) -> None:
+        problems = trees.boot_problems([self._store.tree(digest) for digest in reversed(wanted.layers)])
+        if problems:
+            hint = "give it `boot = {}` in the definition, which adds an init; `roost layer check` looks at a layer"
+            raise HostError(f"{wanted.name} cannot boot", details="\n".join(problems), hint=hint)
 
     def _prepare(self, wanted: Booted, before: Booted | None) -> None:
         """Before a start: the session over the layers, and whatever the last start has left."""
@@ -163,10 +186,12 @@ class Machines:
             )
         sessions.ensure(self._store, wanted)
 
-    def _enable(self, wanted: Booted) -> None:
-        enabled = self.host.is_enabled(wanted.name)
-        if wanted.boot.enable and not enabled:
+    def _enable(self, wanted: Booted, before: Booted | None) -> None:
+        """What the definition says; `roost enable` and `disable` say it for a machine of which it says nothing."""
+        if wanted.boot.enable and not self.host.is_enabled(wanted.name):
             self.host.enable(wanted.name)
+        elif before is not None and before.boot.enable and not wanted.boot.enable:
+            self.host.disable(wanted.name)
 
     def _apply(self, wanted: Booted, found: Sequence[Change]) -> None:
         """What a running machine takes over without a start."""

@@ -31,6 +31,9 @@ class Supervised:
         self._store = store
         self._records = Records(store)
 
+    def refuse(self, name: str) -> None:
+        """Nobody else has machines here."""
+
     def install(self, _record: Booted) -> list[str]:
         """Nothing has to be written for it."""
         return []
@@ -59,6 +62,12 @@ class Supervised:
             raise HostError(f"{name} did not start: its supervisor ended", details=self.console(name), hint=f"`roost logs {name}`")
         if answer:
             raise from_parts(answer)
+
+    def settle(self, name: str) -> None:
+        """Waits for a start that is under way."""
+        deadline = time.monotonic() + _SLACK
+        while self._records.running(name) is None and self._supervisor(name) is not None and time.monotonic() < deadline:
+            time.sleep(0.01)
 
     def stop(self, record: Booted) -> None:
         """Asks a machine to end, and waits until it has; when its time is over it is killed."""

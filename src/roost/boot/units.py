@@ -13,6 +13,7 @@ import contextlib
 import os
 import shlex
 import sys
+import time
 from typing import TYPE_CHECKING
 
 from roost.boot import start
@@ -39,36 +40,37 @@ class Units:
     def __init__(self, store: Store) -> None:
         self._store = store
 
+    def refuse(self, name: str) -> None:
+        """Raises StoreError when somebody else's machine has the name."""
+        for path in (_nspawn_file_of(name), _drop_in_of(name)):
+            if (old := _read(path)) and not old.startswith(_MARK):
+                raise StoreError(f"{path} is there, and not Roost's", hint="move it away, or give the machine another name")
+        image = f"{IMAGES}/{name}"
+        if files.names_in(image):
+            raise StoreError(f"{image} holds a machine that is not Roost's", hint=f"`machinectl remove {name}`, or another name")
+
     def install(self, record: Booted) -> list[str]:
-        """Writes a machine's files; those that changed. Raises StoreError when somebody else's are there."""
+        """Writes a machine's files; those that changed. Raises StoreError as ``refuse`` does."""
         name = record.name
+        self.refuse(name)
         inside = start.inside_of(self._store, record)
         found = settings(record, self._store.mount_point, inside, systemd=True)
-        texts = {
-            f"{NSPAWN}/{name}.nspawn": nspawn_file(found),
-            f"{SYSTEM}/{unit_of(name)}.d/50-roost.conf": drop_in(record, self._store.given),
-        }
+        texts = {_nspawn_file_of(name): nspawn_file(found), _drop_in_of(name): drop_in(record, self._store.given)}
         changed = []
         for path, text in texts.items():
             os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
-            old = _read(path)
-            if old and not old.startswith(_MARK):
-                raise StoreError(f"{path} is there, and not Roost's", hint="move it away, or give the machine another name")
-            if old != text:
+            if _read(path) != text:
                 files.write_atomic(path, text.encode(), durable=True)
                 changed.append(path)
-        image = f"{IMAGES}/{name}"
         with contextlib.suppress(FileExistsError):
-            os.makedirs(image, mode=0o700)
-        if os.listdir(image):
-            raise StoreError(f"{image} holds a machine that is not Roost's", hint=f"`machinectl remove {name}`, or another name")
+            os.makedirs(f"{IMAGES}/{name}", mode=0o700)
         if changed:
             systemctl("daemon-reload")
         return changed
 
     def uninstall(self, name: str) -> None:
         """Removes what ``install`` wrote."""
-        for path in (f"{NSPAWN}/{name}.nspawn", f"{SYSTEM}/{unit_of(name)}.d/50-roost.conf"):
+        for path in (_nspawn_file_of(name), _drop_in_of(name)):
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(path)
         for directory in (f"{SYSTEM}/{unit_of(name)}.d", f"{IMAGES}/{name}"):
@@ -87,6 +89,13 @@ class Units:
                 details=self.console(record.name),
                 hint=f"`systemctl status {unit}` and `journalctl -u {unit}` say more",
             )
+
+    def settle(self, name: str) -> None:
+        """Waits for a start that is under way; one that is about to follow an end or a crash is brought forward."""
+        unit = unit_of(name)
+        deadline = time.monotonic() + _ENOUGH
+        while time.monotonic() < deadline and _state(unit) in ("activating", "deactivating"):
+            systemctl("start", unit, check=False, timeout=_ENOUGH)  # an automatic restart cancels it: once more then
 
     def stop(self, record: Booted) -> None:
         """Stops the unit: an orderly end first, a firm one when its time is over."""
@@ -113,9 +122,22 @@ class Units:
         return runner.run(runner.Command(argv=argv, timeout=20)).output.decode(errors="replace").replace("\r", "").rstrip()
 
 
+def _nspawn_file_of(name: str) -> str:
+    return f"{NSPAWN}/{name}.nspawn"
+
+
+def _drop_in_of(name: str) -> str:
+    return f"{SYSTEM}/{unit_of(name)}.d/50-roost.conf"
+
+
 def unit_of(name: str) -> str:
     """The unit of a machine: systemd's own template."""
     return f"systemd-nspawn@{name}.service"
+
+
+def _state(unit: str) -> str:
+    done = systemctl("show", "--property=ActiveState", "--value", unit, check=False)
+    return done.output.decode(errors="replace").strip()
 
 
 def systemctl(*words: str, check: bool = True, timeout: float = 60.0) -> runner.Finished:
@@ -142,6 +164,7 @@ def drop_in(record: Booted, state: str) -> str:
         f"ExecStopPost={program} leave",
         "# the locks of its session and of its id range",
         "FileDescriptorStoreMax=4",
+        "SyslogIdentifier=systemd-nspawn",
         "Restart=on-failure",
         f"TimeoutStopSec={record.boot.stop_timeout:g}",
         *_limits(record),
