@@ -12,6 +12,7 @@ from msgspec import Struct, structs
 from roost.boot import sessions, wiring
 from roost.boot.changes import changes
 from roost.boot.record import BoundPath, Caps, Records, init_of
+from roost.boot.remains import lock_of
 from roost.boot.supervised import Supervised
 from roost.boot.units import Units, booted
 from roost.definition.model import BootTerms
@@ -117,25 +118,25 @@ class Machines:
 
     def _alone(self, name: str) -> contextlib.AbstractContextManager[int]:
         """Two at once for one machine: the second waits, and then finds it done."""
-        return files.locked(f"{self._store.run}/locks/boot-{name}")
+        return files.locked(lock_of(self._store, name), spares=self._store.spares)
 
     def _up(self, wanted: Booted, *, wait: bool, restart: bool, stop_fd: int | None) -> Outcome:
         name = wanted.name
-        before = self.records.find(name)
+        before = self._before(name)
         runs = self.is_up(name)
         found = changes(before, wanted) if before else []
         action = "unchanged" if runs else "started"
         if before and before.layers != wanted.layers:
             wanted = structs.replace(wanted, previous=before.layers)
-        if runs and (restart or not all(change.live for change in found)):
-            assert before is not None
-            self.host.stop(before)
+        if runs and (restart or before is None or not all(change.live for change in found)):
+            self._check(wanted)
+            self.host.stop(before or wanted)
             action, runs = "restarted", False
         if not runs:
             self._prepare(wanted, before)
-        elif found:
-            action = "changed"
-        self.records.write(wanted)
+        else:
+            action = "changed" if found else action
+            self.records.write(wanted)
         if found or not runs or before is None:
             self.host.install(wanted)
         self._enable(wanted)
@@ -150,10 +151,25 @@ class Machines:
             machine=name, action=action, changes=tuple(change.what for change in found), state=state, address=self.address(wanted)
         )
 
+    def _before(self, name: str) -> Booted | None:
+        """The machine's record; None when there is none, or only a damaged one: then it is started anew."""
+        with contextlib.suppress(StoreError):
+            return self.records.find(name)
+        return None
+
     def _prepare(self, wanted: Booted, before: Booted | None) -> None:
-        """Before a start: the session over the layers, and whatever the last start has left."""
-        if before is not None and before.boot.ephemeral != wanted.boot.ephemeral and before.boot.ephemeral:
+        """Before a start: the record, and the session over the layers.
+
+        The record comes first, so that whatever a kill leaves is a machine's that is known, and can be removed.
+        """
+        self._check(wanted)
+        if before is not None and before.boot.ephemeral and not wanted.boot.ephemeral:
             self._store.discard(wanted.name)
+        self.records.write(wanted)
+        sessions.ensure(self._store, wanted)
+
+    def _check(self, wanted: Booted) -> None:
+        """Raises HostError when the layers cannot boot."""
         trees = [self._store.tree(digest) for digest in reversed(wanted.layers)]
         if lacks := boot_problems(trees):
             raise HostError(
@@ -161,7 +177,6 @@ class Machines:
                 details="\n".join(lacks[1:]),
                 hint="give the machine `boot = {}`: its layer then has an init",
             )
-        sessions.ensure(self._store, wanted)
 
     def _enable(self, wanted: Booted) -> None:
         enabled = self.host.is_enabled(wanted.name)
@@ -235,7 +250,7 @@ class Machines:
         began = time.monotonic()
         try:
             with self._alone(name):
-                record = self.records.read(name)
+                record = self.records.known(name)
                 was = self.is_up(name) or self._store.is_alive(name)
                 if was:
                     self.host.stop(record)
@@ -259,7 +274,7 @@ class Machines:
         """Forgets a machine that is down: its changes, units, address. Its layers stay until `roost gc`."""
         try:
             with self._alone(name):
-                record = self.records.read(name)
+                record = self.records.known(name)
                 if self.is_up(name) or self._store.is_alive(name):
                     raise BusyError(f"machine {name} is up", hint=f"`roost down {name}`")
                 self.clear(record)
@@ -281,7 +296,7 @@ class Machines:
         """One machine as it is now."""
         from roost.boot import readiness
 
-        record = self.records.read(name)
+        record = self.records.known(name)
         process = self.records.running(name)
         link = wiring.known_link(self._store, name) if record.network == "private" else None
         state = "down"
@@ -289,7 +304,9 @@ class Machines:
             with contextlib.suppress(Error, OSError):
                 state = readiness.state(self.leader(name))
         elif self._store.is_alive(name):
-            state = "starting"
+            state = "starting" if self.records.supervisor(name) or self.host.systemd else "down"
+        if not record.definition:
+            state = "damaged"
         return Status(
             machine=name, state=state, enabled=self.host.is_enabled(name), since=process.since if process else 0.0,
             pid=(init_of(process.pid) or 0) if process else 0, address=link.address.partition("/")[0] if link else "",
@@ -310,7 +327,6 @@ class Machines:
             return self.up(wanted, stop_fd=stop_fd)
         with self._alone(name):
             self._prepare(wanted, record)
-            self.records.write(wanted)
         return Outcome(machine=name, action="changed", changes=("layers changed",))
 
 
