@@ -124,7 +124,7 @@ class Manager(Booting):
             return []
         self._open()
         self._ready = True
-        return [*self.store.sweep(), *self.clear_networks()]
+        return [*self.store.sweep(), *self.clear_machines()]
 
     def _open(self) -> None:
         if os.geteuid() != 0:
@@ -243,7 +243,7 @@ class Manager(Booting):
     def _remember(self, plan: planner.Plan) -> None:
         """Records what machines are made from: for the next plan's reasons, and for gc."""
         assert self.definition is not None
-        with files.locked(f"{self.store.run}/locks/machines"):
+        with files.locked(f"{self.store.run}/locks/_machines"):
             record = self._updated(plan)
             if record is not None:
                 self.store.remember(record)

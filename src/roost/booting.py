@@ -6,8 +6,8 @@ import fnmatch
 from typing import TYPE_CHECKING, Any
 
 from roost.errors import DefinitionError, Error, Interrupted, StoreError, to_parts
-from roost.events import MachineEnded, MachineStarted
-from roost.host import files
+from roost.events import MachineEnded, MachineStarted, Warned
+from roost.host import files, netns
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from roost.sessions import Session
     from roost.store import Store
 
-NETWORKS = "/run/roost"  # of the host, whatever the state
 _JOBS = 10  # machines at a time: they wait more than they work
 
 
@@ -41,13 +40,14 @@ class Booting:
         def open_session(self, session: str) -> Session: ...
         def no_new_privileges(self, item: MachinePlan) -> bool: ...
 
-    def clear_networks(self) -> list[str]:
-        """Takes from the host what belonged to machines and runs that have ended; says whose network it was."""
-        if not any(files.names_in(f"{NETWORKS}/{name}/attached") for name in files.names_in(NETWORKS) if name.startswith("network")):
+    def clear_machines(self) -> list[str]:
+        """Clears what machines and private networks whose processes were killed have left; what it was."""
+        runs = files.names_in(f"{self.store.run}/booted")
+        if all(map(self.store.is_alive, runs)) and not files.names_in(f"{netns.directory()}/attached"):
             return []
-        from roost.boot.wiring import network_of
+        from roost.boot.remains import sweep
 
-        return [f"the network of {name}" for name in network_of(self.store).sweep()]
+        return sweep(self.store)
 
     def up(
         self, patterns: Sequence[str], *, wait: bool = True, ephemeral: bool | None = None, update: bool = False, restart: bool = False,
@@ -59,9 +59,8 @@ class Booting:
         made anew from today's packages. ``restart``: also what runs and is as it should be. What fails is in the outcomes.
         """
         plan = self.build(patterns, jobs=jobs, update=update)
-        records = self.boots().records
         wanted = [
-            self._wanted(item, records.find(item.machine.name), ephemeral=ephemeral) for item in plan.machines
+            self._wanted(item, self._record_of(item.machine.name), ephemeral=ephemeral) for item in plan.machines
         ]
         if len({one.name for one in wanted}) < len(wanted):
             raise DefinitionError("a machine is named twice", hint="name it once")
@@ -70,6 +69,14 @@ class Booting:
             return lambda stop: self.boots().up(record, wait=wait, restart=restart, stop_fd=stop)
 
         return self._side_by_side({record.name: work(record) for record in wanted})
+
+    def _record_of(self, name: str) -> Booted | None:
+        """A machine's record; a damaged one is none: `up` writes it anew."""
+        try:
+            return self.boots().records.find(name)
+        except StoreError as e:
+            self._watch.monitor(Warned(message=f"{e.brief}; it is written anew, what the machine changed stays"))
+            return None
 
     def boots(self) -> Machines:
         """One by one: the machines of this store that boot."""
@@ -152,8 +159,8 @@ class Booting:
         found = []
         for name in names:
             outdated: tuple[str, ...] = ()
-            record = machines.records.read(name)
-            if name in plans:
+            record = machines.records.known(name)
+            if name in plans and record.definition:
                 wanted = self._wanted(plans[name], record, ephemeral=record.boot.ephemeral)
                 outdated = tuple(change.what for change in changes(record, wanted))
             found.append(machines.status(name, outdated=outdated))

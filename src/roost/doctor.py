@@ -13,6 +13,7 @@ from roost import repair
 from roost.errors import Error
 from roost.host import cgroups, idmap, runner, selinux, syscalls
 from roost.session.overlay import Overlay, mount_overlay
+from roost.store import new_id
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -123,8 +124,9 @@ def _filters(store: Store) -> Check:
     from roost.sessions import init_path
 
     spec = Spec(machine="doctor", layers=(), directory="", mount_point=store.mount_point, init=init_path(), command=())
-    with store.alive("doctor"):
-        count = len(seccomp.filters(spec, directory=store.state, name=store.group_of("doctor")))
+    name = new_id("doctor")  # a machine may be called doctor
+    with store.alive(name):
+        count = len(seccomp.filters(spec, directory=store.state, name=store.group_of(name)))
     if not count:
         remedy = "sessions start slower, as filtered as ever; a kernel with CONFIG_CHECKPOINT_RESTORE lets Roost reuse nspawn's filters"
         return Check(name="filters", state="warning", found="the kernel does not tell them", remedy=remedy)
@@ -132,8 +134,9 @@ def _filters(store: Store) -> Check:
 
 
 def _groups(store: Store) -> Check:
-    with store.alive("doctor"):
-        group = cgroups.create(store.group_of("doctor"), memory=1 << 30, cpus=1.0, tasks=100)
+    name = new_id("doctor")
+    with store.alive(name):
+        group = cgroups.create(store.group_of(name), memory=1 << 30, cpus=1.0, tasks=100)
         cgroups.remove(group)
     kind = "v1 or hybrid" if os.path.isdir(f"{cgroups.MOUNT}/systemd") else "v2"
     if not group.paths:

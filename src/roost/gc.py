@@ -85,7 +85,9 @@ def booted_chains(store: Store) -> Iterator[tuple[str, ...]]:
 
     records = Records(store)
     for name in records.names():
-        record = records.find(name)
+        record = None
+        with contextlib.suppress(StoreError):  # a damaged one: what its session stands on is known without it
+            record = records.find(name)
         if record is not None:
             yield record.layers
             yield record.previous

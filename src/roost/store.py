@@ -61,7 +61,7 @@ class Store(Remembered):
         self.group_prefix = f"roost-{zlib.crc32(os.fsencode(self.state)):08x}-"
         self.mount_point = f"{self.run}/mnt"
         self.ranges_directory = RANGES
-        self._spares = f"{self.state}/spare"
+        self.spares = f"{self.state}/spare"
         self._ranges: Ranges | None = None
 
     @property
@@ -90,7 +90,7 @@ class Store(Remembered):
             os.makedirs(f"{self.cache}/packages", mode=0o755, exist_ok=True)
             for path in (self.mount_point, RANGES, f"{self.run}/locks"):
                 os.makedirs(path, mode=0o700, exist_ok=True)
-            files.make_spares(self._spares)
+            files.make_spares(self.spares)
         except OSError as e:
             root = isinstance(e, PermissionError)
             hint = "run roost as root: `sudo roost …`" if root else "choose another place with --state DIR"
@@ -156,7 +156,7 @@ class Store(Remembered):
         path = f"{self.state}/staging/{name}"
         with self.alive(name):
             if kind == "trash":
-                files.make_directory(path, self._spares)
+                files.make_directory(path, self.spares)
             else:
                 os.mkdir(path, 0o700)
             try:
@@ -185,7 +185,7 @@ class Store(Remembered):
             try:
                 files.write_atomic(f"{trash}/{_REMOVING}", "\n".join(wanted).encode())
             except OSError:  # what makes room must not need any
-                files.make_file(f"{trash}/{_REMOVING}", self._spares)
+                files.make_file(f"{trash}/{_REMOVING}", self.spares)
             kept = used()
             for digest in wanted:
                 if digest not in kept:
@@ -258,14 +258,14 @@ class Store(Remembered):
     def set_name(self, name: str, digest: str) -> None:
         """Lets ``name`` mean ``digest`` from now on."""
         path = f"{self.state}/names/{_plain(name)}"
-        with files.locked(f"{self.run}/locks/names"):
+        with files.locked(f"{self.run}/locks/_names"):
             files.write_atomic(path, digest.encode(), durable=True, staging=f"{self.state}/staging")
 
     def forget_names(self, digests: Iterable[str]) -> None:
         """Removes the names of layers that are gone."""
         gone = set(digests)
         with files.locked(
-            f"{self.run}/locks/names", spares=self._spares
+            f"{self.run}/locks/_names", spares=self.spares
         ):  # a commit names a layer that is there: it is not among them
             for name, digest in self.names().items() if gone else ():
                 if digest in gone and not self.has(digest):
@@ -373,9 +373,9 @@ class Store(Remembered):
             directory = f"{self.state}/references/{digest}"
             while True:
                 with contextlib.suppress(FileExistsError):
-                    files.make_directory(directory, self._spares)
+                    files.make_directory(directory, self.spares)
                 with contextlib.suppress(FileNotFoundError):  # the last other session on it has just gone
-                    files.make_file(f"{directory}/{record.id}", self._spares)
+                    files.make_file(f"{directory}/{record.id}", self.spares)
                     files.fsync_directory(directory)
                     break
             files.fsync_directory(f"{self.state}/references")
@@ -405,7 +405,7 @@ class Store(Remembered):
         os.makedirs(new, mode=0o700, exist_ok=True)
         for record, _ in self.kept_sessions():
             self.refer(record)
-        files.make_file(f"{new}/.whole", self._spares)
+        files.make_file(f"{new}/.whole", self.spares)
 
     def ask_to_keep(self, session: str) -> None:
         """Asks whoever uses a session to keep it at its end. Raises StoreError."""
@@ -435,7 +435,7 @@ class Store(Remembered):
     def alive(self, name: str) -> Iterator[None]:
         """Says that ``name`` is in use for as long as this is held; a killed process stops saying so."""
         path = f"{self.run}/locks/{_plain(name)}"
-        fd = files.try_lock(path, spares=self._spares)
+        fd = files.try_lock(path, spares=self.spares)
         for _ in range(20):  # somebody may be asking `is_alive` at this moment
             if fd is not None:
                 break

@@ -65,7 +65,7 @@ class BootRig(Rig):
     def supervisor(self, machine: str = "tiny") -> int:
         """The supervisor's process id."""
         with open(f"{self.state}/run/booted/{machine}/supervisor", encoding="ascii") as stream:
-            return int(stream.read())
+            return int(stream.read().split()[0])
 
     def close(self) -> None:
         """No machine stays up."""

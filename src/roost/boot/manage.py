@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct, structs
 
-from roost import trees
 from roost.boot import sessions, wiring
 from roost.boot.changes import changes
 from roost.boot.record import BoundPath, Caps, Records, init_of
+from roost.boot.remains import lock_of
 from roost.boot.supervised import Supervised
 from roost.boot.units import Units, booted
 from roost.definition.model import BootTerms
@@ -118,27 +118,26 @@ class Machines:
 
     def _alone(self, name: str) -> contextlib.AbstractContextManager[int]:
         """Two at once for one machine: the second waits, and then finds it done."""
-        return files.locked(f"{self._store.run}/locks/boot-{name}")
+        return files.locked(lock_of(self._store, name), spares=self._store.spares)
 
     def _up(self, wanted: Booted, *, wait: bool, restart: bool, stop_fd: int | None) -> Outcome:
         name = wanted.name
-        before = self.records.find(name)
+        before = self._before(name)
         runs = self._is_settled(name)
         found = changes(before, wanted) if before else []
         action = "unchanged" if runs else "started"
         if before and before.layers != wanted.layers:
             wanted = structs.replace(wanted, previous=before.layers)
-        if runs and (restart or not all(self._is_live(change) for change in found)):
-            assert before is not None
-            self.host.stop(before)
+        if runs and (restart or before is None or not all(self._is_live(change) for change in found)):
+            self._check(wanted)
+            self.host.stop(before or wanted)
             action, runs = "restarted", False
         if not runs:
-            self._refuse_unbootable(wanted)
             self.host.refuse(name)
             self._prepare(wanted, before)
-        elif found:
-            action = "changed"
-        self.records.write(wanted)
+        else:
+            action = "changed" if found else action
+            self.records.write(wanted)
         if found or not runs or before is None:
             self.host.install(wanted)
         self._enable(wanted, before)
@@ -167,16 +166,25 @@ class Machines:
         """Whether no start is needed for it. Limits are the unit's: systemd puts them into force when it reads them again."""
         return change.live or (self.host.systemd and change.what.startswith("limits."))
 
-    def _refuse_unbootable(self, wanted: Booted) -> None:
-        problems = trees.boot_problems([self._store.tree(digest) for digest in reversed(wanted.layers)])
-        if problems:
-            hint = "give it `boot = {}` in the definition, which adds an init; `roost layer check` looks at a layer"
-            raise HostError(f"{wanted.name} cannot boot", details="\n".join(problems), hint=hint)
+    def _before(self, name: str) -> Booted | None:
+        """The machine's record; None when there is none, or only a damaged one: then it is started anew."""
+        with contextlib.suppress(StoreError):
+            return self.records.find(name)
+        return None
 
     def _prepare(self, wanted: Booted, before: Booted | None) -> None:
-        """Before a start: the session over the layers, and whatever the last start has left."""
-        if before is not None and before.boot.ephemeral != wanted.boot.ephemeral and before.boot.ephemeral:
+        """Before a start: the record, and the session over the layers.
+
+        The record comes first, so that whatever a kill leaves is a machine's that is known, and can be removed.
+        """
+        self._check(wanted)
+        if before is not None and before.boot.ephemeral and not wanted.boot.ephemeral:
             self._store.discard(wanted.name)
+        self.records.write(wanted)
+        sessions.ensure(self._store, wanted)
+
+    def _check(self, wanted: Booted) -> None:
+        """Raises HostError when the layers cannot boot."""
         trees = [self._store.tree(digest) for digest in reversed(wanted.layers)]
         if lacks := boot_problems(trees):
             raise HostError(
@@ -184,7 +192,6 @@ class Machines:
                 details="\n".join(lacks[1:]),
                 hint="give the machine `boot = {}`: its layer then has an init",
             )
-        sessions.ensure(self._store, wanted)
 
     def _enable(self, wanted: Booted, before: Booted | None) -> None:
         """What the definition says; `roost enable` and `disable` say it for a machine of which it says nothing."""
@@ -260,7 +267,7 @@ class Machines:
         began = time.monotonic()
         try:
             with self._alone(name):
-                record = self.records.read(name)
+                record = self.records.known(name)
                 was = self.is_up(name) or self._store.is_alive(name)
                 if was:
                     self.host.stop(record)
@@ -284,7 +291,7 @@ class Machines:
         """Forgets a machine that is down: its changes, units, address. Its layers stay until `roost gc`."""
         try:
             with self._alone(name):
-                record = self.records.read(name)
+                record = self.records.known(name)
                 if self.is_up(name) or self._store.is_alive(name):
                     raise BusyError(f"machine {name} is up", hint=f"`roost down {name}`")
                 self.clear(record)
@@ -306,7 +313,7 @@ class Machines:
         """One machine as it is now."""
         from roost.boot import readiness
 
-        record = self.records.read(name)
+        record = self.records.known(name)
         process = self.records.running(name)
         link = wiring.known_link(self._store, name) if record.network == "private" else None
         state = "down"
@@ -314,7 +321,9 @@ class Machines:
             with contextlib.suppress(Error, OSError):
                 state = readiness.state(self.leader(name))
         elif self._store.is_alive(name):
-            state = "starting"
+            state = "starting" if self.records.supervisor(name) or self.host.systemd else "down"
+        if not record.definition:
+            state = "damaged"
         return Status(
             machine=name, state=state, enabled=self.host.is_enabled(name), since=process.since if process else 0.0,
             pid=(init_of(process.pid) or 0) if process else 0, address=link.address.partition("/")[0] if link else "",
@@ -335,7 +344,6 @@ class Machines:
             return self.up(wanted, stop_fd=stop_fd)
         with self._alone(name):
             self._prepare(wanted, record)
-            self.records.write(wanted)
         return Outcome(machine=name, action="changed", changes=("layers changed",))
 
 

@@ -4,7 +4,7 @@
     STATE/booted/<name>/hosts          its /etc/hosts
     STATE/booted/<name>/console.log    what its console said; of a host with systemd the journal has it
     RUN/booted/<name>/run.json         of a running one: nspawn's process
-    RUN/booted/<name>/resolv.conf      its /etc/resolv.conf
+    RUN/booted/<name>/supervisor       its supervisor's process, on a host without systemd
 
 Its changes are those of a session of its name: kept, or in ``running`` when it is ephemeral.
 """
@@ -126,18 +126,38 @@ class Records:
             )
         return record
 
+    def known(self, name: str) -> Booted:
+        """As ``read``; of a damaged record what is known without it, which is enough to end and to forget a machine."""
+        try:
+            return self.read(name)
+        except StoreError:
+            if not os.path.isdir(f"{self.directory}/{name}"):
+                raise
+        layers: tuple[str, ...] = ()
+        with contextlib.suppress(StoreError):
+            layers = self._store.session(name).layers
+        ephemeral = BootTerms(ephemeral=os.path.isdir(self._store.running_directory(name)))
+        return Booted(name=name, definition="", family="", layers=layers, boot=ephemeral)
+
     def write(self, record: Booted) -> None:
         """Keeps a record; it is on the disk when this returns."""
         directory = f"{self.directory}/{record.name}"
-        os.makedirs(directory, mode=0o700, exist_ok=True)
         data = msgspec.json.format(msgspec.json.encode(record), indent=1)
-        files.write_atomic(
-            f"{directory}/machine.json", data, mode=0o600, durable=True, staging=f"{self._store.state}/staging"
-        )
+        if os.path.isdir(directory):
+            files.write_atomic(
+                f"{directory}/machine.json", data, mode=0o600, durable=True, staging=f"{self._store.state}/staging"
+            )
+            return
+        with self._store.staged("stage") as stage:  # none without a record, whoever is killed
+            os.mkdir(f"{stage}/machine", 0o700)
+            files.write_atomic(f"{stage}/machine/machine.json", data, mode=0o600, durable=True)
+            os.rename(f"{stage}/machine", directory)
+        files.fsync_directory(self.directory)
 
     def remove(self, name: str) -> None:
         """Forgets a machine that does not run."""
-        files.remove_tree(f"{self.directory}/{name}")
+        with self._store.staged("trash") as trash, contextlib.suppress(FileNotFoundError):
+            os.rename(f"{self.directory}/{name}", f"{trash}/machine")
 
     def running(self, name: str) -> Process | None:
         """The nspawn of a machine that runs; None when it does not."""
@@ -151,6 +171,18 @@ class Records:
         """Notes the nspawn of a machine that has been started."""
         process = Process(pid=pid, started=started_at(pid) or 0, since=since)
         files.write_atomic(f"{self.run}/{name}/run.json", msgspec.json.encode(process))
+
+    def set_supervisor(self, name: str) -> None:
+        """Notes that this process is the machine's supervisor."""
+        text = f"{os.getpid()} {started_at(os.getpid())}"
+        files.write_atomic(f"{self.make_run(name)}/supervisor", text.encode())
+
+    def supervisor(self, name: str) -> int | None:
+        """The supervisor's process id; None when there is none."""
+        with contextlib.suppress(OSError, ValueError), open(f"{self.run}/{name}/supervisor", encoding="ascii") as stream:
+            pid, started = map(int, stream.read().split())
+            return pid if started_at(pid) == started else None
+        return None
 
     def make_run(self, name: str) -> str:
         """The directory for what a running machine needs, made when missing."""

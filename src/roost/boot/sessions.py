@@ -46,14 +46,16 @@ def ensure(store: Store, machine: Booted) -> None:
     found = None
     with contextlib.suppress(StoreError):
         found = store.session(machine.name)
-    if found is None:
+    if found is None and not os.path.isdir(store.session_directory(machine.name)):
         with Session(store, replace(wanted, kept=False)) as session:
             session.keep(reason="boots")
         return
-    with store.alive(machine.name):
-        store.check_layers(machine.layers)
-        record = replace(wanted, created=found.created)
+    if found is not None and found.reason != "boots":
+        raise StoreError(f"there is a session {machine.name} of {found.machine}", hint="give the machine another name")
+    with store.alive(machine.name):  # a damaged record is written anew
+        record = replace(wanted, created=found.created if found else wanted.created)
         store.refer(record)  # before the record names them; what it stood on keeps its reference, for rollback
+        store.check_layers(machine.layers)
         store.write_session(record, store.session_directory(machine.name), durable=True)
 
 

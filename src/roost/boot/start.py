@@ -17,7 +17,7 @@ from roost.boot.settings import INIT, Inside, environment, options, settings
 from roost.engine.launch import mount_tree
 from roost.engine.spec import Bound, Spec
 from roost.errors import HostError
-from roost.host import files, runner, syscalls
+from roost.host import runner, syscalls
 from roost.session.overlay import lower_names
 from roost.sessions import init_path
 
@@ -56,15 +56,19 @@ def private_mounts(*, new_processes: bool) -> None:
         syscalls.mount("proc", "/proc", "proc", flags=flags)
 
 
-def mount_machine(spec: Spec, given: Mapping[str, bytes], *, hosts: str, resolv_conf: str) -> Inside:
+def mount_machine(spec: Spec, given: Mapping[str, bytes], *, hosts: str, resolv_conf: bytes) -> Inside:
     """In a private mount namespace: the tree at ``merged`` below the mount point, and the machine's files beside it.
 
     ``given`` are files below /run, by their path inside. Raises OSError or HostError.
     """
     mount_tree(spec)
-    for name, source in (("init", spec.init), ("hosts", hosts), ("resolv.conf", resolv_conf)):
+    for name, source in (("init", spec.init), ("hosts", hosts)):
         os.close(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
         syscalls.mount(source, name, flags=syscalls.MS_BIND)
+    with open("resolv.conf", "xb") as stream:  # the machine may write it, as far as this file system is large
+        stream.write(resolv_conf)
+        os.fchown(stream.fileno(), spec.base, spec.base)
+        os.fchmod(stream.fileno(), 0o644)
     os.mkdir("given", 0o755)
     for path, content in given.items():
         place = f"given/{path.removeprefix('/run/')}"
@@ -154,13 +158,10 @@ def _names(root: int, directory: str) -> list[str]:
 
 def mount_for(store: Store, record: Booted, spec: Spec) -> Inside:
     """In a private mount namespace: mounts a machine with all that it is given. Raises OSError or HostError."""
-    directory = f"{store.run}/booted/{record.name}"
-    files.write_atomic(f"{directory}/resolv.conf", wiring.resolv_conf(store, record))
     hosts = wiring.hosts_file(store, record)
-    for path in (f"{directory}/resolv.conf", hosts):
-        os.chown(path, spec.base, spec.base)
+    os.chown(hosts, spec.base, spec.base)
     given = {**wiring.guest_files(store, record), **firstboot.files_of(record.firstboot)}
-    return mount_machine(spec, given, hosts=hosts, resolv_conf=f"{directory}/resolv.conf")
+    return mount_machine(spec, given, hosts=hosts, resolv_conf=wiring.resolv_conf(store, record))
 
 
 def argv(

@@ -24,7 +24,7 @@ from roost.boot.record import Records, init_of
 from roost.boot.sessions import begin_anew
 from roost.boot.wiring import attach, detach, link_of
 from roost.engine.launch import describe
-from roost.errors import Error, HostError, of_os, to_parts
+from roost.errors import Error, HostError, StoreError, of_os, to_parts
 from roost.host import cgroups, files, runner, syscalls
 from roost.store import Store
 
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 CONSOLE_MOST = 1 << 20  # bytes of console.log; then it is begun anew, and the one before it is kept
 RESTART = 133  # nspawn's status when the machine asked for a reboot (systemd-nspawn@.service, RestartForceExitStatus=)
 _TRIES, _WITHIN = 5, 10.0  # systemd's own DefaultStartLimitBurst= and DefaultStartLimitIntervalSec= (seconds)
+_BLOCKS = 16  # of the console's output, until something else is looked at
 _PATIENCE = 60.0  # seconds until nspawn has to have started the machine's init
 
 
@@ -182,15 +183,21 @@ class Supervisor:
             return  # it is ending already
         try:
             attach(self._store, self._record, leader)
+            self._records.set_running(self._record.name, self._pid, time.time())
         except (Error, OSError) as e:
-            self._tell(to_parts(e if isinstance(e, Error) else of_os(e)))
-            self._console.write(f"roost: no network: {e}\n".encode())
+            error = e if isinstance(e, Error) else of_os(e)
+            self._tell(to_parts(error))
+            self._console.write(f"roost: {error.brief}\n{error.details}\n".encode())
             self._ending = True
             self._kill()
             return
-        self._records.set_running(self._record.name, self._pid, time.time())
         self._up = True
         self._tell([])
+
+    def failed(self, answer: list[str]) -> None:
+        """Says what ended it, to whoever waits and in the console."""
+        self._console.write(f"roost: {answer[1]}\n{answer[2]}\n".encode())
+        self._tell(answer)
 
     def _tell(self, answer: list[str]) -> None:
         if self._told is not None:
@@ -235,8 +242,11 @@ class Supervisor:
         return status
 
     def _read_console(self) -> None:
+        """At most what a pipe holds: who never stops printing must not keep us from all else."""
         with contextlib.suppress(BlockingIOError):
-            while block := os.read(self._output, runner.BLOCK):
+            for _ in range(_BLOCKS):
+                if not (block := os.read(self._output, runner.BLOCK)):
+                    break
                 self._console.write(block)
 
 
@@ -286,13 +296,23 @@ def main(argv: list[str]) -> int:
     os.set_inheritable(told, False)  # noqa: FBT003  # its own
     store = Store(state or None)
     syscalls.set_name("roost-machine")
+    records = Records(store)
+    supervisor = None
     try:
-        record = Records(store).read(name)
+        record = records.read(name)
         with store.alive(name):
-            return Supervisor(store, record, told).run()
-    except Error as e:
-        with contextlib.suppress(OSError):
-            os.write(told, json.dumps(to_parts(e)).encode())
+            records.set_supervisor(name)
+            if not record.boot.ephemeral and not os.path.isdir(store.session_directory(name)):
+                raise StoreError(f"the session of {name} was removed meanwhile", hint=f"`roost up {name}` makes it again")
+            supervisor = Supervisor(store, record, told)
+            return supervisor.run()
+    except (Error, OSError) as e:
+        answer = to_parts(e if isinstance(e, Error) else of_os(e))
+        if supervisor is not None:
+            supervisor.failed(answer)
+        else:
+            with contextlib.suppress(OSError):
+                os.write(told, json.dumps(answer).encode())
         return 1
 
 

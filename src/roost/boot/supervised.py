@@ -12,13 +12,14 @@ import time
 from typing import TYPE_CHECKING
 
 from roost.boot.record import Records
-from roost.errors import HostError, from_parts
-from roost.host import files, runner
+from roost.errors import BusyError, HostError, from_parts
+from roost.host import runner
 
 if TYPE_CHECKING:
     from roost.boot.record import Booted
     from roost.store import Store
 
+_MOMENT = 2.0  # seconds that a supervisor needs to say who it is
 _SLACK = 10.0  # seconds beyond the machine's own time to end, until the supervisor itself is killed
 
 
@@ -44,13 +45,11 @@ class Supervised:
     def start(self, record: Booted) -> None:
         """Starts a machine; returns when its init runs and its network is up. Raises the error of the start."""
         name = record.name
-        self._records.make_run(name)
         log = os.open(f"{self._records.directory}/{name}/console.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         reader, writer = os.pipe2(os.O_CLOEXEC)
         try:
             argv = [sys.executable, "-I", "-m", "roost.boot.supervise", self._store.given, name, str(writer)]
-            pid = runner.spawn(argv, fds=(writer,), output=log)
-            files.write_atomic(f"{self._records.run}/{name}/supervisor", str(pid).encode())
+            runner.spawn(argv, fds=(writer,), output=log)
         finally:
             os.close(writer)
             os.close(log)
@@ -70,11 +69,17 @@ class Supervised:
             time.sleep(0.01)
 
     def stop(self, record: Booted) -> None:
-        """Asks a machine to end, and waits until it has; when its time is over it is killed."""
+        """Asks a machine to end, and waits until it has; when its time is over it is killed.
+
+        Raises BusyError when its session is in use otherwise.
+        """
         pid = self._supervisor(record.name)
         if pid is None:
             return
-        fd = os.pidfd_open(pid)
+        try:
+            fd = os.pidfd_open(pid)
+        except ProcessLookupError:
+            return
         try:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(fd, signal.SIGTERM)
@@ -91,14 +96,14 @@ class Supervised:
             time.sleep(0.01)  # the kernel is ending what it had started
 
     def _supervisor(self, name: str) -> int | None:
-        """The supervisor's process id: the one that holds the machine's lock."""
-        if not self._store.is_alive(name):
-            return None
-        with contextlib.suppress(OSError, ValueError), open(f"{self._records.run}/{name}/supervisor", encoding="ascii") as stream:
-            pid = int(stream.read())
-            with open(f"/proc/{pid}/cmdline", "rb") as words:
-                if b"roost.boot.supervise" in words.read():
-                    return pid
+        """The supervisor's process id: the one that holds the machine's lock. None: nobody holds it."""
+        deadline = time.monotonic() + _MOMENT
+        while self._store.is_alive(name):
+            if pid := self._records.supervisor(name):
+                return pid
+            if time.monotonic() > deadline:
+                raise BusyError(f"the session of {name} is in use", hint="end that first; `roost session list`")
+            time.sleep(0.01)  # one that was just started, or has just ended
         return None
 
     def is_enabled(self, name: str) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from typing import TYPE_CHECKING
 
@@ -62,9 +61,8 @@ def refresh_names(store: Store) -> None:
 def hosts_file(store: Store, record: Booted) -> str:
     """The machine's /etc/hosts, made when missing; where it is. What the machine writes into it stays."""
     path = f"{store.state}/booted/{record.name}/hosts"
-    with contextlib.suppress(FileExistsError), open(path, "x", encoding="utf-8") as stream:
-        stream.write(_HOSTS.format(hostname=record.boot.hostname))
-    os.chmod(path, 0o644)
+    if not os.path.exists(path):
+        files.write_atomic(path, _HOSTS.format(hostname=record.boot.hostname).encode(), staging=f"{store.state}/staging")
     if record.network == "private":
         network_of(store).refresh_hosts({record.name: path})
     return path

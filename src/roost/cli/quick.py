@@ -57,6 +57,7 @@ def run(argv: Sequence[str]) -> int | None:
     clock = Clock()
     from roost import ready
     from roost.errors import LayerGone
+    from roost.host import netns
     from roost.store import Store
 
     clock.lap("imports")
@@ -65,6 +66,8 @@ def run(argv: Sequence[str]) -> int | None:
     known = ready.find(store, definition, machine)
     if known is None:
         return None
+    if netns.has_dead_loans(netns.directory()):
+        return None  # the long way clears networks too
     clock.lap("definition")
     for cleared in store.sweep():
         print(f"cleared what a killed process left: {cleared}", file=sys.stderr)

@@ -48,7 +48,8 @@ def mount_all(spec: Spec) -> None:
 
 def mount_tree(spec: Spec) -> None:
     """In a private mount namespace: mounts all that ``spec`` needs, and changes to its mount point."""
-    syscalls.mount("roost", spec.mount_point, "tmpfs", options="mode=0755")
+    # machines that boot may write a file of it
+    syscalls.mount("roost", spec.mount_point, "tmpfs", options="mode=0755,size=64M")
     os.chdir(spec.mount_point)
     names = lower_names(len(spec.layers))
     for name, layer in zip(names, spec.layers, strict=True):

@@ -243,6 +243,12 @@ def remove(old: Attached, others: Iterable[Attached]) -> None:
         replace(others)
 
 
+def is_there() -> bool:
+    """Whether one of the tables is."""
+    done = runner.run(runner.Command(argv=("nft", "list", "tables"), timeout=_TIMEOUT))
+    return any(f"table {name}" in done.output.decode(errors="replace").splitlines() for name in TABLES)
+
+
 def _key(element: str) -> str:
     """An element of a map is deleted by its key."""
     front, colon, _ = element.partition(" : ")

@@ -175,6 +175,11 @@ def lacking(root: str) -> list[tuple[Manager, str]]:
     return [(m, path) for m in running(root) for path, text in m.files if _content(f"{root}/{path}") != text]
 
 
+def told(root: str) -> bool:
+    """Whether something is there that they were told."""
+    return any(os.path.lexists(f"{root}/{path}") for manager in EVERY for path, _ in manager.files)
+
+
 def withdraw(root: str) -> None:
     """Removes all that they were told; those that run read it again. Raises HostError."""
     for manager in EVERY:

@@ -22,6 +22,7 @@ _UPSTREAM = ("run/systemd/resolve/resolv.conf", "run/NetworkManager/no-stub-reso
 _PLAIN = "etc/resolv.conf"
 _MOST = 3  # MAXNS, resolv.h
 _TIMEOUT = 20.0
+_LONGEST = 1 << 18  # bytes of a hosts file that a machine may write: it is read by the host's root
 
 
 def is_loopback(address: str) -> bool:
@@ -133,6 +134,19 @@ def update(path: str, entries: Iterable[tuple[str, str]]) -> None:
         write_same(path, new)
 
 
+def is_outdated(path: str, entries: Iterable[tuple[str, str]]) -> bool:
+    """Whether ``update`` would change a hosts file that has our block."""
+    try:
+        with open(path, "rb") as stream:
+            old = stream.read()
+    except OSError:
+        return False
+    if BEGIN.encode() not in old:
+        return False
+    other = names_outside(old)
+    return merged(old, block((address, name) for address, name in entries if name not in other)) != old
+
+
 def write_same(path: str, data: bytes) -> None:
     """Replaces a file's content; by a rename where that can be, so that a reader never sees a part."""
     path = os.path.realpath(path)
@@ -146,7 +160,7 @@ def write_same(path: str, data: bytes) -> None:
 
 def in_place(path: str, data: bytes) -> None:
     """Replaces a file's content and keeps its inode."""
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
     with open(fd, "wb") as stream:
         stream.write(data)
         stream.flush()
@@ -160,12 +174,16 @@ def machine_hosts(machine: str, entries: Iterable[tuple[str, str]]) -> bytes:
 
 
 def refresh(paths: Mapping[str, str], entries: Iterable[tuple[str, str]]) -> None:
-    """The same block in the files of several machines, each without its own name."""
+    """The same block in the files of several machines, each without its own name.
+
+    The rest is the machine's, which may have written anything: one that is too long is made anew.
+    """
     every = list(entries)
     for machine, path in paths.items():
         with contextlib.suppress(FileNotFoundError):
-            with open(path, "rb") as stream:
-                old = stream.read()
-            new = merged(old, block(entry for entry in every if entry[1] != machine))
+            with open(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW), "rb") as stream:
+                old = stream.read(_LONGEST + 1)
+            own = block(entry for entry in every if entry[1] != machine)
+            new = merged(old, own) if len(old) <= _LONGEST else machine_hosts(machine, every)
             if new != old:
                 in_place(path, new)

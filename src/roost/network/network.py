@@ -12,7 +12,7 @@ import os
 import zlib
 
 from roost.errors import Error, HostError
-from roost.host import files
+from roost.host import files, netns
 from roost.network import clashes, firewall, guests, links, managers, names, netlink, pools, sysctls, terms, writing
 from roost.network import others as other_firewalls
 from roost.network.addresses import number_of
@@ -26,25 +26,16 @@ if TYPE_CHECKING:
     from roost.definition.model import NetworkTerms
 
 
-def host_directory() -> str:
-    """Where what is attached to this host is recorded, whichever store it is of: one place for a network namespace."""
-    own = os.stat("/proc/self/ns/net")
-    with contextlib.suppress(OSError):
-        if os.path.samestat(own, os.stat("/proc/1/ns/net")):
-            return "/run/roost/network"
-    return f"/run/roost/network-{own.st_ino}"
-
-
 class Network:
     """The private networks of a store's machines on this host.
 
     ``directory`` keeps what is allotted (``STATE/network``); ``run`` has what is attached, and should be the same for all
-    stores of a host: empty means ``host_directory()``. Files below ``root`` are told to network managers and resolvers.
+    stores of a host: empty means ``netns.directory()``. Files below ``root`` are told to network managers and resolvers.
     """
 
     def __init__(self, directory: str, run: str = "", *, root: str = "") -> None:
         self._directory = directory
-        self._run = run or host_directory()
+        self._run = run or netns.directory()
         self._root = root
         self._held: dict[str, int] = {}
 
@@ -56,6 +47,8 @@ class Network:
         book = pools.Allotments(self._directory)
         with book.open():
             old = book.links.get(machine)
+            if old and self._is_anothers(old):
+                old = None  # another store has it by now
             if old and pools.fits(old, terms_, book, pool):
                 return old
             book.links.pop(machine, None)
@@ -156,7 +149,7 @@ class Network:
             resolvers=resolvers,
             local_resolver=local if asks else "",
         )
-        new = Attached(link, elements, tuple(map(str, ports)))
+        new = Attached(link, elements, tuple(map(str, ports)), self._directory)
         with self._lock():
             every = self.records()
             others = self._clear([one for one in every if one.link.interface != link.interface])
@@ -186,7 +179,10 @@ class Network:
             left = self._clear(every)
             gone = [one.link.machine for one in every if one not in left]
             if not left:
+                if firewall.is_there():
+                    firewall.replace(())
                 self._last()
+            self._host_names()
             return gone
 
     def check(self, link: Link | None = None, netns_fd: int | None = None) -> list[Hop]:
@@ -228,6 +224,19 @@ class Network:
             links.set_outside(one.link)
             sysctls.of_link(one.link.device, localnet=_needs_localnet(one.link.device, every))
         self._host_names()
+
+    def leftovers(self) -> list[str]:
+        """Whose link ``sweep`` would clear; ``the host`` when it is something else. Changes nothing."""
+        every = self.records()
+        gone = self._gone(every)
+        found = [one.link.machine for one in gone]
+        if len(gone) == len(every) and (firewall.is_there() or managers.told(self._root)):
+            found.append("the host")
+        path = f"{self._root}/etc/hosts"
+        names_ = names.entries_of(one.link for one in every if one not in gone and not one.link.lent)
+        if names.is_outdated(path, names_):
+            found.append("the host")
+        return list(dict.fromkeys(found))
 
     def guest_files(self, link: Link) -> dict[str, bytes]:
         """Files of a machine, below its /run: what its systemd-networkd or NetworkManager has to know."""
@@ -314,15 +323,35 @@ class Network:
 
     def _clear(self, every: list[Attached]) -> list[Attached]:
         """Those whose interface is there; the others' traces are removed: their machines are gone."""
-        known = netlink.interfaces()
-        left = [one for one in every if one.link.interface in known]
-        gone = [one for one in every if one not in left]
+        gone = self._gone(every)
+        left = [one for one in every if one not in gone]
         if gone:
             firewall.replace(left)
             for one in gone:
                 links.remove(one.link, [other.link for other in left])
                 self._forget(one.link)
         return left
+
+    def _gone(self, every: list[Attached]) -> list[Attached]:
+        """Those whose interface has gone, and those that were lent to a run that was killed: its own may go any moment."""
+        known = netlink.interfaces()
+        return [
+            one
+            for one in every
+            if one.link.interface not in known
+            or (one.link.lent and not files.is_held(f"{self._run}/lent/{one.link.address.partition('/')[0]}"))
+        ]
+
+    def _is_anothers(self, link: Link) -> bool:
+        """Whether a machine of another store is attached with its interface, or with an address of its network."""
+        blocks = clashes.blocks_of(link)
+        for one in self.records():
+            if one.owner and one.owner != self._directory:
+                theirs = clashes.blocks_of(one.link)
+                shared = not link.bridge and any(a.overlaps(b) for a in blocks for b in theirs)
+                if one.link.interface == link.interface or shared:
+                    return True
+        return False
 
     def _refuse_clashes(self, new: Attached, ports: tuple[terms.Port, ...], others: list[Attached]) -> None:
         """Raises HostError when another has its name, its addresses or its ports."""
@@ -334,6 +363,13 @@ class Network:
                 f"the host has an interface {link.interface} already, which is not of {link.machine}",
                 hint=f"see `ip link show {link.interface}`; rename it, or the machine",
             )
+        for one in others:
+            if link.bridge and one.link.bridge == link.bridge and one.owner != new.owner:
+                raise HostError(
+                    f"the bridge {link.bridge} is one of {one.link.machine}, which is of another state directory",
+                    details=os.path.dirname(one.owner),
+                    hint="give the bridge another name",
+                )
         for port in ports:
             clashes.refuse_port(port, link, others)
         if there is None:

@@ -125,7 +125,9 @@ class Allotments:
         """It is on the disk when this returns."""
         bridges = (f"bridge {b.name} {b.interface} {b.block} {b.block6 or '-'}" for b in self.bridges.values())
         lines = (*bridges, *(f"machine {link.to_line()}" for link in self.links.values()))
-        files.write_atomic(self._path, "".join(f"{line}\n" for line in lines).encode(), mode=0o600, durable=True)
+        text = "".join(f"{line}\n" for line in lines)
+        staging = f"{os.path.dirname(self._directory)}/staging"  # the store's, where parts are cleared
+        files.write_in_any_case(self._path, text.encode(), durable=True, staging=staging if os.path.isdir(staging) else "")
 
     def blocks(self) -> list[Block]:
         """The networks that are allotted."""

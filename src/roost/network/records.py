@@ -52,17 +52,21 @@ class Hop(Struct, frozen=True):
 class Attached(Struct, frozen=True):
     """What Roost set up for a link: where machines' elements are in the firewall, and the ports of the host it has.
 
+    ``owner`` is the directory of its store's networks.
+
     An element is written as nft reads it, without ``add element``: ``inet roost links { "ro-db" }``.
     """
 
     link: Link
     elements: tuple[str, ...] = ()
     ports: tuple[str, ...] = ()
+    owner: str = ""
 
     def to_text(self) -> str:
         """As a file."""
         lines = (
             f"link {self.link.to_line()}",
+            f"owner {self.owner}",
             *(f"element {element}" for element in self.elements),
             *(f"port {port}" for port in self.ports),
         )
@@ -78,8 +82,8 @@ def link_from(line: str) -> Link | None:
 def attached_from(text: str) -> Attached | None:
     """What a file tells; None when it is not whole."""
     lines = [line.partition(" ") for line in text.splitlines()]
-    of = {kind: tuple(rest for word, _, rest in lines if word == kind) for kind in ("link", "element", "port")}
+    of = {kind: tuple(rest for word, _, rest in lines if word == kind) for kind in ("link", "owner", "element", "port")}
     link = link_from(of["link"][0]) if len(of["link"]) == 1 else None
     if link is None or not text.endswith("\n"):
         return None
-    return Attached(link, of["element"], of["port"])
+    return Attached(link, of["element"], of["port"], "".join(of["owner"]))
