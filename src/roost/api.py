@@ -198,7 +198,8 @@ class Manager(Booting):
         remembered = self.store.machines_path(self.definition.path)  # without it, gc would remove the layers
         inputs = {*self.definition.inputs, *names, remembered, *facts.inputs({base.distribution for base in bases})}
         machines = {
-            item.machine.name: ready.Ready(record=self._record(item), terms=terms_of(item.machine, self._pool())) for item in new
+            item.machine.name: ready.Ready(record=self._record(item), terms=terms_of(item.machine, self._pool()))
+            for item in new
         }
         ready.remember(self.store, self.definition.path, inputs, machines, read=self.definition.read)
 
@@ -307,7 +308,9 @@ class Manager(Booting):
                 f"session {session} is in use and will be thrown away", hint="use `roost run --keep` to keep one"
             )
         machine = self.definition.machines.get(record.machine) if self.definition else None
-        return Session(self.store, record, terms_of(machine, self._pool()) if machine else Terms(environment=record.environment))
+        return Session(
+            self.store, record, terms_of(machine, self._pool()) if machine else Terms(environment=record.environment)
+        )
 
     def run(
         self, machine: str, run: Run, *, keep: str = "never", jobs: int | None = None, verify: bool = False, **options: Any
@@ -321,7 +324,9 @@ class Manager(Booting):
             item = None if verify else self._ran.pop(machine, None)
             if item is None:
                 item = self.build([machine], jobs=jobs, verify=verify).machines[0]
-            result = run_once(self.store, self._record(item), terms_of(item.machine, self._pool()), run, keep=keep, **options)
+            result = run_once(
+                self.store, self._record(item), terms_of(item.machine, self._pool()), run, keep=keep, **options
+            )
             if not item.machine.base.from_layer:  # the name of a committed layer may mean another one by the next run
                 self._ran[machine] = item
             return result

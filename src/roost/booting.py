@@ -59,9 +59,7 @@ class Booting:
         made anew from today's packages. ``restart``: also what runs and is as it should be. What fails is in the outcomes.
         """
         plan = self.build(patterns, jobs=jobs, update=update)
-        wanted = [
-            self._wanted(item, self._record_of(item.machine.name), ephemeral=ephemeral) for item in plan.machines
-        ]
+        wanted = [self._wanted(item, self._record_of(item.machine.name), ephemeral=ephemeral) for item in plan.machines]
         if len({one.name for one in wanted}) < len(wanted):
             raise DefinitionError("a machine is named twice", hint="name it once")
 

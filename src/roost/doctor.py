@@ -185,14 +185,21 @@ def _networks() -> Check:
     """Makes a table of rules, and a pair of links, in a network namespace that is gone at once."""
     name = "private networks"
     path = runner.child_env({})["PATH"]
-    if missing := [package for program, package in (("ip", "iproute2"), ("nft", "nftables")) if not shutil.which(program, path=path)]:
+    if missing := [
+        package
+        for program, package in (("ip", "iproute2"), ("nft", "nftables"))
+        if not shutil.which(program, path=path)
+    ]:
         remedy = f"apt install {' '.join(missing)}"
         return Check(name=name, state="warning", found=f"not installed: {' '.join(missing)}", remedy=remedy)
 
     def attempt() -> None:
         syscalls.unshare(syscalls.CLONE_NEWNET)
         rules = b"table inet roost {\nchain out {\ntype nat hook postrouting priority srcnat\nmasquerade\n}\n}\n"
-        for argv, text in ((("nft", "-f", "-"), rules), (("ip", "-batch", "-"), b"link add ro-try type veth peer name host0\n")):
+        for argv, text in (
+            (("nft", "-f", "-"), rules),
+            (("ip", "-batch", "-"), b"link add ro-try type veth peer name host0\n"),
+        ):
             runner.check(runner.run(runner.Command(argv=argv, stdin=text)))
 
     try:
@@ -200,7 +207,7 @@ def _networks() -> Check:
     except (Error, OSError) as e:
         brief = e.brief if isinstance(e, Error) else f"{e.strerror}"
         details = (e.details.splitlines() or [""])[-1] if isinstance(e, Error) else ""
-        remedy = "machines need `network = { mode = \"host\" }` here; the kernel must have nf_tables, nft_masq and veth"
+        remedy = 'machines need `network = { mode = "host" }` here; the kernel must have nf_tables, nft_masq and veth'
         return Check(name=name, state="warning", found=f"{brief} {details}".strip(), remedy=remedy)
     return Check(name=name, state="ok", found="links and rules can be made")
 

@@ -144,7 +144,9 @@ def _layer(
     own = digest(FORMAT, identity, stamp) if stamp else identity
     there = own in known.present
     before = last.get("base" if kind == "base" else name)
-    reason = "present" if there else f"made anew from the packages of {stamp[:10]}" if stamp else why(own, facts, before)
+    reason = (
+        "present" if there else f"made anew from the packages of {stamp[:10]}" if stamp else why(own, facts, before)
+    )
     return LayerPlan(
         digest=own, parent=parent, kind=kind, name=name, verb="reuse" if there else "build", reason=reason, family=family,
         machines=(), facts=facts, base=base, contents=contents, identity=identity, stamp=stamp,

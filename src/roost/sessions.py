@@ -273,7 +273,14 @@ class Session:
 
                 spec, connect = stack.enter_context(lent(self._store, self.id, self._terms.private, spec))
             return execute(
-                spec, name=name, filters=programs, limits=limits, streams=streams, disk=self._disk, stop_fd=stop_fd, connect=connect
+                spec,
+                name=name,
+                filters=programs,
+                limits=limits,
+                streams=streams,
+                disk=self._disk,
+                stop_fd=stop_fd,
+                connect=connect,
             )
 
     def inside(self, spec: Spec, function: Callable[[], Any], *, stop_fd: int | None = None) -> Any:

@@ -442,9 +442,9 @@ class Store(Remembered):
             time.sleep(0.01)
             fd = files.try_lock(path)
         if fd is None:
-            boots = os.path.isdir(f"{self.state}/booted/{name}")
-            hint = f"`roost down {name}` ends the machine" if boots else "wait until it is free, or see `roost session list`"
-            raise BusyError(f"{name} is in use", hint=hint)
+            raise BusyError(
+                f"{name} is in use", hint="a machine: `roost down` it; else wait, or see `roost session list`"
+            )
         try:
             yield
         finally:

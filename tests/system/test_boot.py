@@ -62,7 +62,7 @@ def test_its_changes_stay_and_are_told(rig: BootRig) -> None:
     assert "/etc/kept" in rig("session", "diff", "tiny").text
     refused = rig("session", "commit", "tiny", "mine")
     assert refused.status != 0
-    assert "roost down tiny" in refused.said
+    assert "roost down" in refused.said
     assert rig("restart", "tiny").status == 0
     assert rig.inside("cat /etc/kept; wc -l < /var/boots").text.split() == ["kept", "2"]
     assert rig("down", "tiny").status == 0
@@ -192,7 +192,7 @@ def test_a_machine_that_ends_itself(rig: BootRig) -> None:
     wait_for(lambda: _runs_as_another(rig, pid))
     rig.inside("poweroff")
     wait_for(lambda: rig.status()["state"] == "down")
-    assert not os.path.exists(f"{rig.state}/run/booted/tiny/run.json")
+    wait_for(lambda: not os.path.exists(f"{rig.state}/run/booted/tiny/run.json"))
 
 
 def test_without_an_init(rig: BootRig) -> None:

@@ -1,8 +1,8 @@
 """What a machine's unit runs on a host with systemd: mounts its tree, and becomes nspawn. No process of Roost's stays.
 
-    python -m roost.boot.enter STATE NAME     ExecStart= of systemd-nspawn@NAME.service
-    python -m roost.boot.enter STATE NAME attach $MAINPID     ExecStartPost=: the network, once the machine's init runs
-    python -m roost.boot.enter STATE NAME leave      ExecStopPost=: takes from the host what was the running machine's
+    python -m roost.boot enter STATE NAME     ExecStart= of systemd-nspawn@NAME.service
+    python -m roost.boot attach STATE NAME $MAINPID     ExecStartPost=: the network, once the machine's init runs
+    python -m roost.boot leave STATE NAME      ExecStopPost=: takes from the host what was the running machine's
 
 The locks of the session and of its id range are kept by systemd (its file descriptor store), as long as the unit is
 active: so whoever asks the store sees that the machine is in use.
@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import os
 import socket
-import sys
 import time
 from typing import TYPE_CHECKING
 
@@ -20,7 +19,7 @@ from roost.boot import start, wiring
 from roost.boot.record import Records, init_of
 from roost.boot.sessions import begin_anew
 from roost.engine.launch import describe
-from roost.errors import BusyError, Error, HostError, of_os
+from roost.errors import BusyError, HostError, of_os
 from roost.host import files, idmap, runner, syscalls
 from roost.host.ranges import FIRST, Range
 from roost.store import Store
@@ -55,7 +54,11 @@ def enter(store: Store, record: Booted) -> None:
     words = start.argv(record, spec, inside, directory=directory, systemd=True)
     records.set_running(name, os.getpid(), time.time())
     env = {**runner.child_env({}), **start.nspawn_environment(record, inside)}
-    env |= {key: os.environ[key] for key in ("NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC", "INVOCATION_ID") if key in os.environ}
+    env |= {
+        key: os.environ[key]
+        for key in ("NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC", "INVOCATION_ID")
+        if key in os.environ
+    }
     os.chdir("/")
     os.execvpe("systemd-nspawn", words, env)  # noqa: S606
 
@@ -97,7 +100,9 @@ def attach(store: Store, record: Booted, pid: int) -> None:
     """Connects the machine of the nspawn ``pid``. Raises Error."""
     leader = init_of(pid)
     if leader is None:
-        raise HostError(f"{record.name} has ended already", hint=f"`journalctl -u systemd-nspawn@{record.name}` says why")
+        raise HostError(
+            f"{record.name} has ended already", hint=f"`journalctl -u systemd-nspawn@{record.name}` says why"
+        )
     wiring.attach(store, record, leader)
 
 
@@ -106,7 +111,11 @@ def leave(store: Store, record: Booted) -> None:
     if os.path.exists(f"{_REGISTERED}/{record.name}"):
         # nspawn was killed; machined keeps the name while the unit starts again, and nobody else may have it
         where = ("org.freedesktop.machine1", "/org/freedesktop/machine1", "org.freedesktop.machine1.Manager")
-        runner.run(runner.Command(argv=("busctl", "--quiet", "call", *where, "UnregisterMachine", "s", record.name), timeout=10))
+        runner.run(
+            runner.Command(
+                argv=("busctl", "--quiet", "call", *where, "UnregisterMachine", "s", record.name), timeout=10
+            )
+        )
     link = wiring.link_of(store, record)
     if link is not None:
         wiring.detach(store, link)
@@ -115,27 +124,17 @@ def leave(store: Store, record: Booted) -> None:
         store.discard(record.name)
 
 
-def main(argv: list[str]) -> int:
-    """The status of the process; an error is three lines for the journal."""
-    state, name, *what = argv[1:]
+def act(what: str, state: str, name: str, pid: int = 0) -> None:
+    """What the unit asks for: "enter", "attach" (the machine of the nspawn ``pid``) or "leave". Raises Error."""
     store = Store(state or None)
+    record = Records(store).read(name)
+    store.prepare()  # /run is empty after a reboot
     try:
-        record = Records(store).read(name)
-        store.prepare()  # /run is empty after a reboot
-        try:
-            if not what:
-                enter(store, record)
-            elif what[0] == "attach":
-                attach(store, record, int(what[1]))
-            else:
-                leave(store, record)
-        except OSError as e:
-            raise (describe(e) if not what else of_os(e)) from e
-    except Error as e:
-        print(f"{e.brief}\n{e.details}\nhint: {e.hint}".replace("\n\n", "\n"), file=sys.stderr)  # the journal's
-        return 1
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv))
+        if what == "enter":
+            enter(store, record)
+        elif what == "attach":
+            attach(store, record, pid)
+        else:
+            leave(store, record)
+    except OSError as e:
+        raise (describe(e) if what == "enter" else of_os(e)) from e

@@ -71,7 +71,11 @@ def files_of(scripts: Sequence[tuple[str, bytes]]) -> dict[str, bytes]:
     for number, (name, content) in enumerate(scripts):
         word = f"{number:04}"
         mark = hashlib.sha256(name.encode() + b"\0" + content).hexdigest()[:16]
-        found |= {f"{PLACE}/{word}": content, f"{PLACE}/name-{word}": name.encode(), f"{PLACE}/mark-{word}": mark.encode()}
+        found |= {
+            f"{PLACE}/{word}": content,
+            f"{PLACE}/name-{word}": name.encode(),
+            f"{PLACE}/mark-{word}": mark.encode(),
+        }
     return found
 
 

@@ -366,9 +366,7 @@ class _Execution:
         if self._group.born:
             cgroups.kill(self._group.born)
         if self._pidfd >= 0:
-            sys.audit("os.kill", self._pid, signal.SIGKILL)
-            with contextlib.suppress(ProcessLookupError):
-                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+            runner.send_signal(self._pidfd, self._pid, signal.SIGKILL)
         elif self._pid:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self._pid, signal.SIGKILL)

@@ -149,7 +149,11 @@ class Machines:
             sessions.release(self._store, wanted, before.previous)
         state = self.wait_ready(wanted, stop_fd=stop_fd) if wait else ""
         return Outcome(
-            machine=name, action=action, changes=tuple(change.what for change in found), state=state, address=self.address(wanted)
+            machine=name,
+            action=action,
+            changes=tuple(change.what for change in found),
+            state=state,
+            address=self.address(wanted),
         )
 
     def _is_settled(self, name: str) -> bool:
@@ -214,7 +218,11 @@ class Machines:
         leader = self.leader(record.name)
         try:
             found = readiness.wait_ready(
-                leader, record.boot.ready, timeout=record.boot.timeout, stop_fd=stop_fd, console=self.console_file(record)
+                leader,
+                record.boot.ready,
+                timeout=record.boot.timeout,
+                stop_fd=stop_fd,
+                console=self.console_file(record),
             )
         except HostError as e:
             details = e.details or self.host.console(record.name)
@@ -335,15 +343,17 @@ class Machines:
         """Puts a machine back over the layers that it had before its last update, and starts it again if it ran."""
         record = self.records.read(name)
         if not record.previous:
-            raise StoreError(f"machine {name} has no layers to go back to", hint="it was not updated, or went back already")
+            raise StoreError(
+                f"machine {name} has no layers to go back to", hint="it was not updated, or went back already"
+            )
         gone = [digest[:12] for digest in record.previous if not self._store.has(digest)]
         if gone:
-            raise StoreError(f"the layers before the last update are gone: {' '.join(gone)}", hint="`roost up --update`")
+            raise StoreError(
+                f"the layers before the last update are gone: {' '.join(gone)}", hint="`roost up --update`"
+            )
         wanted = structs.replace(record, layers=record.previous, previous=record.layers)
         if self.is_up(name):
             return self.up(wanted, stop_fd=stop_fd)
         with self._alone(name):
             self._prepare(wanted, record)
         return Outcome(machine=name, action="changed", changes=("layers changed",))
-
-

@@ -179,7 +179,10 @@ class Records:
 
     def supervisor(self, name: str) -> int | None:
         """The supervisor's process id; None when there is none."""
-        with contextlib.suppress(OSError, ValueError), open(f"{self.run}/{name}/supervisor", encoding="ascii") as stream:
+        with (
+            contextlib.suppress(OSError, ValueError),
+            open(f"{self.run}/{name}/supervisor", encoding="ascii") as stream,
+        ):
             pid, started = map(int, stream.read().split())
             return pid if started_at(pid) == started else None
         return None

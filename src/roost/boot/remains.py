@@ -56,7 +56,9 @@ def leftovers(store: Store) -> list[str]:
     own = {link.machine for link in network.links() if not link.lent}
     gone = [link.machine for link in network.attached() if not link.lent and link.machine in own]
     found = [f"the network of {name}" for name in gone if _is_ended(store, name)]
-    found += [f"the last run of machine {name}" for name in files.names_in(f"{store.run}/booted") if _is_ended(store, name)]
+    found += [
+        f"the last run of machine {name}" for name in files.names_in(f"{store.run}/booted") if _is_ended(store, name)
+    ]
     return list(dict.fromkeys([*found, *(f"the network of {name}" for name in network.leftovers())]))
 
 

@@ -177,7 +177,17 @@ def argv(
     if systemd:
         return [*words, "--settings=override", "--console=read-only"]
     found = settings(record, spec.mount_point, inside, systemd=False)
-    return [*words, "--register=no", "--settings=no", "--console=read-only", *options(found), "--", INIT, "--boot", *controllers]
+    return [
+        *words,
+        "--register=no",
+        "--settings=no",
+        "--console=read-only",
+        *options(found),
+        "--",
+        INIT,
+        "--boot",
+        *controllers,
+    ]
 
 
 def nspawn_environment(record: Booted, inside: Inside) -> dict[str, str]:

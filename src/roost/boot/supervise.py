@@ -1,6 +1,6 @@
 """A machine on a host without systemd: a small process that starts its nspawn, keeps its console, and sees it end.
 
-    python -m roost.boot.supervise STATE NAME TOLD
+    python -m roost.boot supervise STATE NAME TOLD
 
 nspawn runs in pid and mount namespaces of its own below this process: when either is killed, the kernel clears the rest.
 SIGTERM asks the machine for an orderly end, and kills it when its time for that is over. TOLD is a descriptor to which
@@ -29,7 +29,6 @@ from roost.host import cgroups, files, runner, syscalls
 from roost.store import Store
 
 if TYPE_CHECKING:
-
     from roost.boot.record import Booted
     from roost.host.ranges import Range
 
@@ -72,7 +71,9 @@ class Supervisor:
                 again = status == RESTART or (status != 0 and self._up and len(self._starts) < _TRIES)
                 if self._ending or not again:
                     break
-                self._console.write(f"roost: nspawn ended with status {status}, the machine is started again\n".encode())
+                self._console.write(
+                    f"roost: nspawn ended with status {status}, the machine is started again\n".encode()
+                )
         finally:
             self._records.end_run(name)
             if self._record.boot.ephemeral:
@@ -84,7 +85,11 @@ class Supervisor:
         link = link_of(self._store, record)
         limits = record.limits
         group = cgroups.create(
-            self._store.group_of(name), memory=limits.memory, cpus=limits.cpus, tasks=limits.tasks, own_legacy=record.boot.nested
+            self._store.group_of(name),
+            memory=limits.memory,
+            cpus=limits.cpus,
+            tasks=limits.tasks,
+            own_legacy=record.boot.nested,
         )
         with contextlib.ExitStack() as stack:
             stack.callback(cgroups.remove, group)
@@ -116,7 +121,9 @@ class Supervisor:
             self._read_console()
             return self._reaped()
 
-    def _child(self, stack: contextlib.ExitStack, held: Range | None, group: cgroups.Group, notify: socket.socket) -> None:
+    def _child(
+        self, stack: contextlib.ExitStack, held: Range | None, group: cgroups.Group, notify: socket.socket
+    ) -> None:
         self._up_now = False
         self._output, console = os.pipe2(os.O_CLOEXEC)
         stack.callback(os.close, self._output)
@@ -171,7 +178,9 @@ class Supervisor:
 
     def _notified(self, notify: socket.socket) -> None:
         text, ancillary, _, _ = notify.recvmsg(4096, socket.CMSG_SPACE(12))
-        senders = [int.from_bytes(data[:4], sys.byteorder) for _, kind, data in ancillary if kind == socket.SCM_CREDENTIALS]
+        senders = [
+            int.from_bytes(data[:4], sys.byteorder) for _, kind, data in ancillary if kind == socket.SCM_CREDENTIALS
+        ]
         if self._pid in senders and b"X_NSPAWN_LEADER_PID=" in text:
             self._leader = True
 
@@ -211,13 +220,11 @@ class Supervisor:
         os.read(stop, 64)
         self._ending = True
         self._kill_at = self._kill_at or time.monotonic() + self._record.boot.stop_timeout
-        with contextlib.suppress(ProcessLookupError):
-            signal.pidfd_send_signal(self._pidfd, signal.SIGTERM)
+        runner.send_signal(self._pidfd, self._pid, signal.SIGTERM)
 
     def _kill(self) -> None:
         self._kill_at = None
-        with contextlib.suppress(ProcessLookupError):
-            signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+        runner.send_signal(self._pidfd, self._pid, signal.SIGKILL)
 
     def _end_child(self) -> None:
         if self._pidfd >= 0:
@@ -231,11 +238,15 @@ class Supervisor:
         if not self._up and self._told is not None:
             problem = _read_all(self._problem)
             said = self._console.tail()
-            parts = json.loads(problem) if problem else to_parts(
-                HostError(
-                    f"{self._record.name} did not start: {runner.ending(status)}",
-                    details=said,
-                    hint="`roost logs` has the whole console",
+            parts = (
+                json.loads(problem)
+                if problem
+                else to_parts(
+                    HostError(
+                        f"{self._record.name} did not start: {runner.ending(status)}",
+                        details=said,
+                        hint="`roost logs` has the whole console",
+                    )
                 )
             )
             self._tell(parts)
@@ -290,9 +301,8 @@ def _read_all(fd: int) -> bytes:
         return b""
 
 
-def main(argv: list[str]) -> int:
-    """The status of the process."""
-    state, name, told = argv[1], argv[2], int(argv[3])
+def supervise(state: str, name: str, told: int) -> int:
+    """The whole life of a machine; the status of the process."""
     os.set_inheritable(told, False)  # noqa: FBT003  # its own
     store = Store(state or None)
     syscalls.set_name("roost-machine")
@@ -303,7 +313,9 @@ def main(argv: list[str]) -> int:
         with store.alive(name):
             records.set_supervisor(name)
             if not record.boot.ephemeral and not os.path.isdir(store.session_directory(name)):
-                raise StoreError(f"the session of {name} was removed meanwhile", hint=f"`roost up {name}` makes it again")
+                raise StoreError(
+                    f"the session of {name} was removed meanwhile", hint=f"`roost up {name}` makes it again"
+                )
             supervisor = Supervisor(store, record, told)
             return supervisor.run()
     except (Error, OSError) as e:
@@ -314,7 +326,3 @@ def main(argv: list[str]) -> int:
             with contextlib.suppress(OSError):
                 os.write(told, json.dumps(answer).encode())
         return 1
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv))

@@ -45,10 +45,14 @@ class Supervised:
     def start(self, record: Booted) -> None:
         """Starts a machine; returns when its init runs and its network is up. Raises the error of the start."""
         name = record.name
-        log = os.open(f"{self._records.directory}/{name}/console.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        log = os.open(
+            f"{self._records.directory}/{name}/console.log",
+            os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC,
+            0o600,
+        )
         reader, writer = os.pipe2(os.O_CLOEXEC)
         try:
-            argv = [sys.executable, "-I", "-m", "roost.boot.supervise", self._store.given, name, str(writer)]
+            argv = [sys.executable, "-I", "-m", "roost.boot", "supervise", self._store.given, name, str(writer)]
             runner.spawn(argv, fds=(writer,), output=log)
         finally:
             os.close(writer)
@@ -58,14 +62,18 @@ class Supervised:
         finally:
             os.close(reader)
         if answer is None:
-            raise HostError(f"{name} did not start: its supervisor ended", details=self.console(name), hint=f"`roost logs {name}`")
+            raise HostError(
+                f"{name} did not start: its supervisor ended", details=self.console(name), hint=f"`roost logs {name}`"
+            )
         if answer:
             raise from_parts(answer)
 
     def settle(self, name: str) -> None:
         """Waits for a start that is under way."""
         deadline = time.monotonic() + _SLACK
-        while self._records.running(name) is None and self._supervisor(name) is not None and time.monotonic() < deadline:
+        while (
+            self._records.running(name) is None and self._supervisor(name) is not None and time.monotonic() < deadline
+        ):
             time.sleep(0.01)
 
     def stop(self, record: Booted) -> None:
@@ -81,13 +89,11 @@ class Supervised:
         except ProcessLookupError:
             return
         try:
-            with contextlib.suppress(ProcessLookupError):
-                signal.pidfd_send_signal(fd, signal.SIGTERM)
+            runner.send_signal(fd, pid, signal.SIGTERM)
             poller = select.poll()
             poller.register(fd, select.POLLIN)
             if not poller.poll((record.boot.stop_timeout + _SLACK) * 1000):
-                with contextlib.suppress(ProcessLookupError):
-                    signal.pidfd_send_signal(fd, signal.SIGKILL)
+                runner.send_signal(fd, pid, signal.SIGKILL)
                 poller.poll(_SLACK * 1000)
         finally:
             os.close(fd)

@@ -44,10 +44,14 @@ class Units:
         """Raises StoreError when somebody else's machine has the name."""
         for path in (_nspawn_file_of(name), _drop_in_of(name)):
             if (old := _read(path)) and not old.startswith(_MARK):
-                raise StoreError(f"{path} is there, and not Roost's", hint="move it away, or give the machine another name")
+                raise StoreError(
+                    f"{path} is there, and not Roost's", hint="move it away, or give the machine another name"
+                )
         image = f"{IMAGES}/{name}"
         if files.names_in(image):
-            raise StoreError(f"{image} holds a machine that is not Roost's", hint=f"`machinectl remove {name}`, or another name")
+            raise StoreError(
+                f"{image} holds a machine that is not Roost's", hint=f"`machinectl remove {name}`, or another name"
+            )
 
     def install(self, record: Booted) -> list[str]:
         """Writes a machine's files; those that changed. Raises StoreError as ``refuse`` does."""
@@ -102,7 +106,11 @@ class Units:
         timeout = record.boot.stop_timeout + _ENOUGH
         done = systemctl("stop", unit_of(record.name), check=False, timeout=timeout)
         if done.status != 0:
-            raise BusyError(f"{record.name} does not stop", details=done.output.decode(errors="replace"), hint="`systemctl kill -s KILL`")
+            raise BusyError(
+                f"{record.name} does not stop",
+                details=done.output.decode(errors="replace"),
+                hint="`systemctl kill -s KILL`",
+            )
 
     def is_enabled(self, name: str) -> bool:
         """Whether it comes up with the host."""
@@ -119,7 +127,9 @@ class Units:
     def console(self, name: str, *, lines: int = 20) -> str:
         """The last lines that the unit said."""
         argv = ("journalctl", "--no-pager", "--quiet", "--output=cat", f"--lines={lines}", f"--unit={unit_of(name)}")
-        return runner.run(runner.Command(argv=argv, timeout=20)).output.decode(errors="replace").replace("\r", "").rstrip()
+        return (
+            runner.run(runner.Command(argv=argv, timeout=20)).output.decode(errors="replace").replace("\r", "").rstrip()
+        )
 
 
 def _nspawn_file_of(name: str) -> str:
@@ -148,7 +158,7 @@ def systemctl(*words: str, check: bool = True, timeout: float = 60.0) -> runner.
 
 def drop_in(record: Booted, state: str) -> str:
     """50-roost.conf: what is different from systemd-nspawn@.service."""
-    program = f"{shlex.quote(sys.executable)} -I -m roost.boot.enter {shlex.quote(state)} {record.name}"
+    program, machine = f"{shlex.quote(sys.executable)} -I -m roost.boot", f"{shlex.quote(state)} {record.name}"
     lines = [
         f"{_MARK}, which replaces it: change the machine's definition instead.",
         "[Unit]",
@@ -159,9 +169,9 @@ def drop_in(record: Booted, state: str) -> str:
         "[Service]",
         "# mounts the layers and the machine's changes where only it sees them, then becomes systemd-nspawn",
         "ExecStart=",
-        f"ExecStart={program}",
-        f"ExecStartPost={program} attach $MAINPID",
-        f"ExecStopPost={program} leave",
+        f"ExecStart={program} enter {machine}",
+        f"ExecStartPost={program} attach {machine} $MAINPID",
+        f"ExecStopPost={program} leave {machine}",
         "# the locks of its session and of its id range",
         "FileDescriptorStoreMax=4",
         "SyslogIdentifier=systemd-nspawn",

@@ -62,7 +62,9 @@ def hosts_file(store: Store, record: Booted) -> str:
     """The machine's /etc/hosts, made when missing; where it is. What the machine writes into it stays."""
     path = f"{store.state}/booted/{record.name}/hosts"
     if not os.path.exists(path):
-        files.write_atomic(path, _HOSTS.format(hostname=record.boot.hostname).encode(), staging=f"{store.state}/staging")
+        files.write_atomic(
+            path, _HOSTS.format(hostname=record.boot.hostname).encode(), staging=f"{store.state}/staging"
+        )
     if record.network == "private":
         network_of(store).refresh_hosts({record.name: path})
     return path

@@ -177,7 +177,11 @@ def build(options: argparse.Namespace) -> int:
         for cleared in manager.prepare():
             say(f"cleared what a killed process left: {cleared}")
         made = manager.build(
-            options.machines, jobs=options.jobs, keep_failed=options.keep_failed, verify=options.verify, update=options.update
+            options.machines,
+            jobs=options.jobs,
+            keep_failed=options.keep_failed,
+            verify=options.verify,
+            update=options.update,
         )
     layers = [{"name": x.name, "digest": x.digest, "made": x.verb == "build", "reason": x.reason} for x in made.layers]
     if options.json:

@@ -30,7 +30,11 @@ def up(options: argparse.Namespace) -> int:
                 say("no machine is enabled: `roost enable MACHINE`")
                 return 0
         outcomes = manager.up(
-            names, wait=not options.no_wait, ephemeral=True if options.ephemeral else None, update=options.update, jobs=options.jobs
+            names,
+            wait=not options.no_wait,
+            ephemeral=True if options.ephemeral else None,
+            update=options.update,
+            jobs=options.jobs,
         )
     return _told(outcomes, options)
 
@@ -142,7 +146,9 @@ def _told(outcomes: Sequence[Outcome], options: argparse.Namespace) -> int:
     if not options.quiet:
         headers = ["machine", "action", "state", "address", "time", "changes"]
         kept = [number for number in range(6) if number in (0, 1) or any(_text(row[number]) for row in rows)]
-        print_table([headers[n] for n in kept], [[row[n] for n in kept] for row in rows], empty="no machine was brought up")
+        print_table(
+            [headers[n] for n in kept], [[row[n] for n in kept] for row in rows], empty="no machine was brought up"
+        )
     for outcome in failed:
         _, brief, details, hint, *_ = outcome.error
         say(f"\nerror: {outcome.machine}: {brief}")
@@ -176,7 +182,14 @@ def status(options: argparse.Namespace) -> int:
             since = duration(time.time() - one.since) if one.since else ""
             enabled = "with the host" if one.enabled else "by hand"
             rows.append(
-                [one.machine, Painted(one.state, _TONES.get(one.state, "warn")), since, one.address, enabled, ", ".join(notes)]
+                [
+                    one.machine,
+                    Painted(one.state, _TONES.get(one.state, "warn")),
+                    since,
+                    one.address,
+                    enabled,
+                    ", ".join(notes),
+                ]
             )
         headers = ["machine", "state", "for", "address", "starts", "notes"]
         kept = [number for number in range(6) if number in (0, 1) or any(_text(row[number]) for row in rows)]

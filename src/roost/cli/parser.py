@@ -107,7 +107,9 @@ def _machine_verbs(verbs: Any) -> None:
     add_verbs(verbs)
 
 
-def add_common(to: argparse.ArgumentParser, *, default: Any = argparse.SUPPRESS, file: Sequence[str] = ("-f", "--file")) -> None:
+def add_common(
+    to: argparse.ArgumentParser, *, default: Any = argparse.SUPPRESS, file: Sequence[str] = ("-f", "--file")
+) -> None:
     """Options that may stand before the verb or after it; ``file`` are the names of the definition's."""
     group = to.add_argument_group("everywhere")
     plain: dict[str, Any] = {"default": default}
@@ -128,7 +130,9 @@ def add_common(to: argparse.ArgumentParser, *, default: Any = argparse.SUPPRESS,
     )
 
 
-def add_verb(verbs: Any, name: str, code: str, summary: str, *, command: str = "", **more: Any) -> argparse.ArgumentParser:
+def add_verb(
+    verbs: Any, name: str, code: str, summary: str, *, command: str = "", **more: Any
+) -> argparse.ArgumentParser:
     """A verb. ``command``: it may be followed by one (``may``), must be (``must``), or runs one of its own (``own``)."""
     made: _Parser = verbs.add_parser(
         name,
@@ -165,7 +169,9 @@ def _definition_verbs(verbs: Any) -> None:
         verb = add_verb(verbs, name, code, summary)
         verb.add_argument("machines", nargs="*", metavar="MACHINES", help="names, comma lists or globs (default: all)")
         add_common(verb)
-    doctor = add_verb(verbs, "doctor", "commands:doctor", "say what this host can do and what it lacks, with the remedy")
+    doctor = add_verb(
+        verbs, "doctor", "commands:doctor", "say what this host can do and what it lacks, with the remedy"
+    )
     what = doctor.add_mutually_exclusive_group()
     what.add_argument("--repair", action="store_true", help="clear what a crash or a power cut left in the store")
     what.add_argument(
@@ -177,7 +183,9 @@ def _definition_verbs(verbs: Any) -> None:
     build.add_argument(
         "-j", "--jobs", type=count, metavar="N", help="layers made at a time (default: by cores and memory)"
     )
-    build.add_argument("--update", action="store_true", help="make all layers anew, from the packages that there are now")
+    build.add_argument(
+        "--update", action="store_true", help="make all layers anew, from the packages that there are now"
+    )
     build.add_argument(
         "--verify", action="store_true", help="first compare the layers that are there with what they were when made"
     )
@@ -227,7 +235,9 @@ def _run_verbs(verbs: Any) -> None:
     add_common(run)
     shell = add_verb(verbs, "shell", "running:shell", "open a shell in a throwaway session", command="own")
     shell.add_argument("machine", metavar="MACHINE", help="the name of one machine")
-    shell.add_argument("--running", action="store_true", help="in the machine itself that is up, not in a session of its own")
+    shell.add_argument(
+        "--running", action="store_true", help="in the machine itself that is up, not in a session of its own"
+    )
     _session_options(shell)
     add_common(shell)
 
@@ -345,9 +355,7 @@ def _layer_verbs(verbs: Any) -> None:
     verify.add_argument(
         "layer", metavar="LAYER", nargs="*", default=["all"], help="names or digests, or all (default: all)"
     )
-    verify.add_argument(
-        "-j", "--jobs", type=count, metavar="N", help="layers at a time (default: by cores and memory)"
-    )
+    verify.add_argument("-j", "--jobs", type=count, metavar="N", help="layers at a time (default: by cores and memory)")
     add_common(verify)
     check = add_verb(
         below, "check", "stored:layer_check", "say whether a tree can run a command and boot, and what it lacks"

@@ -307,9 +307,7 @@ class Running:
 
     def _kill(self) -> None:
         self._kill_at = None
-        sys.audit("os.kill", self._pid, signal.SIGKILL)  # Python's own calls raise it too, but not this one
-        with contextlib.suppress(ProcessLookupError):
-            signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+        runner.send_signal(self._pidfd, self._pid, signal.SIGKILL)
 
     def close(self) -> int:
         """Ends whatever still runs, reaps it and lets everything go; nspawn's status."""
@@ -319,8 +317,7 @@ class Running:
                 if self._pidfd < 0:  # there was no descriptor left for it
                     os.kill(self._pid, signal.SIGKILL)
                 else:
-                    sys.audit("os.kill", self._pid, signal.SIGKILL)
-                    signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+                    runner.send_signal(self._pidfd, self._pid, signal.SIGKILL)
             status = runner.reap(self._pid) or 0
         self._gone = time.monotonic()
         self._child_moments, self._problem_text = moments.unpacked(_read_all(self._problem) if self._pid else b"")
@@ -403,7 +400,9 @@ def execute(
     """
     group = cgroups.create(name, memory=limits.memory, cpus=limits.cpus, tasks=limits.tasks)
     try:
-        running = Running(spec, group=group, limits=limits, streams=streams, disk=disk, stop_fd=stop_fd, connect=connect)
+        running = Running(
+            spec, group=group, limits=limits, streams=streams, disk=disk, stop_fd=stop_fd, connect=connect
+        )
         began = time.monotonic()
         try:
             try:

@@ -42,7 +42,12 @@ class Group(Struct, frozen=True, kw_only=True):
 
 
 def create(
-    name: str, *, memory: int | None = None, cpus: float | None = None, tasks: int | None = None, own_legacy: bool = False
+    name: str,
+    *,
+    memory: int | None = None,
+    cpus: float | None = None,
+    tasks: int | None = None,
+    own_legacy: bool = False,
 ) -> Group:
     """Makes the group ``name`` below this process's own; ``memory`` in bytes, ``tasks`` without nspawn's own.
 
@@ -124,7 +129,8 @@ def below(text: str, name: str) -> Group:
     born = _make(hierarchy, theirs[""], name) if "" in theirs else ""
     if born is None:
         raise HostError(
-            "no control group can be made for a command in the machine", hint=f"is {MOUNT} read-only? see `roost doctor`"
+            "no control group can be made for a command in the machine",
+            hint=f"is {MOUNT} read-only? see `roost doctor`",
         )
     entered = [
         os.path.normpath(f"{MOUNT}/{kind.removeprefix('name=')}/{path}")

@@ -327,6 +327,13 @@ def in_child(function: Callable[[], Any], *, stop_fd: int | None = None) -> Any:
     return answer["value"]
 
 
+def send_signal(pidfd: int, pid: int, number: int) -> None:
+    """Sends a signal to the process ``pid`` by its descriptor; one that has ended gets none."""
+    sys.audit("os.kill", pid, number)  # Python's own calls raise it too, but not this one
+    with contextlib.suppress(ProcessLookupError):
+        signal.pidfd_send_signal(pidfd, number)
+
+
 def die_with_parent(sig: int = signal.SIGKILL) -> None:
     """This process is sent ``sig`` when the thread that forked it ends (prctl PR_SET_PDEATHSIG)."""
     syscalls.prctl(syscalls.PR_SET_PDEATHSIG, sig)

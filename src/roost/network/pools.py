@@ -127,7 +127,9 @@ class Allotments:
         lines = (*bridges, *(f"machine {link.to_line()}" for link in self.links.values()))
         text = "".join(f"{line}\n" for line in lines)
         staging = f"{os.path.dirname(self._directory)}/staging"  # the store's, where parts are cleared
-        files.write_in_any_case(self._path, text.encode(), durable=True, staging=staging if os.path.isdir(staging) else "")
+        files.write_in_any_case(
+            self._path, text.encode(), durable=True, staging=staging if os.path.isdir(staging) else ""
+        )
 
     def blocks(self) -> list[Block]:
         """The networks that are allotted."""

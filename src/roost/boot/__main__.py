@@ -1,0 +1,28 @@
+"""What starts machines without a person: the programs of their units, and their supervisors. An error goes to the journal."""
+
+from __future__ import annotations
+
+import sys
+
+from roost.errors import Error
+
+
+def main(argv: list[str]) -> int:
+    """The status of the process."""
+    what, state, name, *more = argv[1:]
+    if what == "supervise":
+        from roost.boot.supervise import supervise
+
+        return supervise(state, name, int(more[0]))
+    from roost.boot.enter import act
+
+    try:
+        act(what, state, name, *map(int, more))
+    except Error as e:
+        print("\n".join(filter(None, (e.brief, e.details, e.hint and f"hint: {e.hint}"))), file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))
