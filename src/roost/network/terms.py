@@ -55,12 +55,12 @@ class Reach(Struct, frozen=True):
 
 
 def published(text: str) -> Port:
-    """``[ADDRESS:]PORT[:PORT OF THE MACHINE][/tcp|/udp]``. Raises DefinitionError."""
+    """``[ADDRESS:]PORT[:PORT OF THE MACHINE][/tcp|/udp]``, as ``str`` of one is too. Raises DefinitionError."""
     rest, protocol = _protocol(text)
     address = ""
     if rest.startswith("["):
         address, _, rest = rest[1:].partition("]:")
-    elif rest.count(":") == 2:
+    elif "." in rest.partition(":")[0]:
         address, _, rest = rest.partition(":")
     outside, colon, inside = rest.partition(":")
     ports = _port(outside), _port(inside if colon else outside)
