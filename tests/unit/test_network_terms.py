@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from roost.definition import network_checks
 from roost.definition.model import NetworkTerms
 from roost.errors import DefinitionError, HostError
 from roost.network import addresses, firewall, guests, managers, names, others, pools, terms
@@ -27,7 +28,7 @@ def test_networks_are_those_of_the_standard_library(one: str, other: str) -> Non
     assert second is not None
     left, right = ipaddress.ip_network(one, strict=False), ipaddress.ip_network(other, strict=False)
     assert str(first) == str(left)
-    assert first.overlaps(second) == (left.version == right.version and left.overlaps(right))  # type: ignore[arg-type]
+    assert first.overlaps(second) == (left.version == right.version and left.overlaps(right))
     assert addresses.number_of(str(left[0])) == (left.max_prefixlen, int(left[0]))
 
 
@@ -114,6 +115,27 @@ def test_what_may_be_reached(text: str, target: Target) -> None:
 def test_what_cannot_be_said_of_reaching(text: str) -> None:
     with pytest.raises(DefinitionError):
         terms.target(text)
+
+
+PLACES = st.one_of(
+    BLOCKS,
+    BLOCKS.map(lambda text: text.partition("/")[0]),
+    st.from_regex(r"[a-z0-9_-]{1,6}(\.[a-z]{1,3}\.?)?", fullmatch=True),
+    st.sampled_from(["any", "host"]),
+)
+PORTS = st.sampled_from(["", ":80", ":0", ":80:81", ":080", ":65536", "8080:80", "80"])
+WORDS = st.tuples(st.sampled_from(["{}", "[{}]", ""]), PLACES, PORTS, st.sampled_from(["", "/tcp", "/udp", "/x"]))
+
+
+@given(WORDS)
+def test_what_a_definition_may_say_is_understood(words: tuple[str, str, str, str]) -> None:
+    text = words[0].format(words[1]) + words[2] + words[3]
+    if not network_checks.egress(text):
+        assert terms.target(text).kind in ("any", "host", "network", "name")
+    found, wrong = network_checks.publish(text)
+    if not wrong:
+        assert found is not None
+        assert terms.published(text) == Port(found.address, found.host, found.machine, found.protocol)
 
 
 def test_targets_become_networks_none_within_another() -> None:
