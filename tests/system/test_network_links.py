@@ -149,9 +149,9 @@ def test_a_lent_address_is_free_when_its_process_has_died(net: Host) -> None:
     net.network.attach(link, PLAIN, space.fd)
     with net.wan.listen(80):
         assert space.reaches(WAN, 80)
-    net.network.detach(link)
-    net.network.give_back(link)
     space.close()
+    net.network.detach(link, ended=True)
+    net.network.give_back(link)
     assert net.network.attached() == []
     assert net.state() == before
     assert os.listdir(f"{net.directory}/run/lent") == []

@@ -32,5 +32,5 @@ def lent(store: Store, session: str, terms: dict[str, Any], spec: Spec) -> Itera
         named = replace(spec, resolv_conf=network.resolv_conf(link), hosts=network.hosts_lines())
         yield named, lambda fd: network.attach(link, own, fd)
     finally:
-        network.detach(link)
+        network.detach(link, ended=True)
         network.give_back(link)

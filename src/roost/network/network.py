@@ -10,9 +10,10 @@ import contextlib
 import fcntl
 import os
 import zlib
+from functools import partial
 
 from roost.errors import Error, HostError
-from roost.host import files, netns
+from roost.host import files, netns, runner
 from roost.network import clashes, firewall, guests, links, managers, names, netlink, pools, sysctls, terms, writing
 from roost.network import others as other_firewalls
 from roost.network.addresses import number_of
@@ -164,13 +165,17 @@ class Network:
                         self._take_down(new, others)
                 raise
 
-    def detach(self, link: Link) -> None:
-        """Removes everything of a link, and with the last one everything of Roost's. Missing is fine. Raises HostError."""
+    def detach(self, link: Link, *, ended: bool = False) -> None:
+        """Removes everything of a link, and with the last one everything of Roost's. Missing is fine. Raises HostError.
+
+        ``ended``: nothing runs in the machine any more. Then its rules need not be there until its interface has gone,
+        and both go at once: the kernel takes its time with each.
+        """
         with self._lock():
             every = self.records()
             others = self._clear([one for one in every if one.link.interface != link.interface])
             own = next((one for one in every if one.link.interface == link.interface), None)
-            self._take_down(own or Attached(link), others)
+            self._take_down(own or Attached(link), others, ended=ended)
 
     def sweep(self) -> list[str]:
         """Clears what has no owner: links whose machine has gone, and what a killed process left. Says what it was."""
@@ -402,10 +407,17 @@ class Network:
         told = [m for m in found if managers.needed(m, self._root, lent=link.lent, bridge=bool(link.bridge))]
         managers.tell(told, self._root)
 
-    def _take_down(self, one: Attached, others: list[Attached]) -> None:
+    def _take_down(self, one: Attached, others: list[Attached], *, ended: bool = False) -> None:
         link = one.link
-        firewall.remove(one, others)
-        links.remove(link, [other.link for other in others])
+        remove = partial(links.remove, link, [other.link for other in others])
+        if ended:
+            pid = runner.fork(remove)
+            firewall.remove(one, others)
+            runner.reap(pid)
+            remove()  # nothing, unless the child could not
+        else:
+            remove()
+            firewall.remove(one, others)
         if not others:
             self._last()
         elif link.bridge and link.bridge in netlink.interfaces():

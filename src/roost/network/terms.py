@@ -55,12 +55,12 @@ class Reach(Struct, frozen=True):
 
 
 def published(text: str) -> Port:
-    """``[ADDRESS:]PORT[:PORT OF THE MACHINE][/tcp|/udp]``. Raises DefinitionError."""
+    """``[ADDRESS:]PORT[:PORT OF THE MACHINE][/tcp|/udp]``, as ``str`` of one is too. Raises DefinitionError."""
     rest, protocol = _protocol(text)
     address = ""
     if rest.startswith("["):
         address, _, rest = rest[1:].partition("]:")
-    elif rest.count(":") == 2:
+    elif "." in rest.partition(":")[0]:
         address, _, rest = rest.partition(":")
     outside, colon, inside = rest.partition(":")
     ports = _port(outside), _port(inside if colon else outside)
@@ -79,14 +79,13 @@ def target(text: str) -> Target:
     Raises DefinitionError.
     """
     rest, protocol = _protocol(text)
-    port = 0
-    if block_of(rest) is None:  # else it is one without a port, and its colons are IPv6's
-        front, colon, last = rest.rpartition(":")
-        if colon:
-            rest, port = front, _port(last)
-    else:
-        colon = ""
-    rest = rest.removeprefix("[").removesuffix("]") if rest.startswith("[") else rest
+    colon, last = "", ""
+    if rest.startswith("["):
+        rest, _, last = rest[1:].partition("]")
+        colon, last = last[:1], last[1:]
+    elif rest.count(":") == 1:
+        rest, colon, last = rest.partition(":")
+    port = _port(last) if colon == ":" else 0
     if not rest or protocol is None or (colon and not port) or (protocol and not port):
         raise DefinitionError(
             f"nothing that can be reached: {text}",
@@ -96,7 +95,10 @@ def target(text: str) -> Target:
         return Target(rest, "", port, protocol)
     if block_of(rest) is not None:
         return Target("network", rest, port, protocol)
-    if not all(part and part.strip("-_").replace("-", "").replace("_", "").isalnum() for part in rest.split(".")):
+    if not all(
+        part and part.strip("-_").replace("-", "").replace("_", "").isalnum()
+        for part in rest.removesuffix(".").split(".")
+    ):
         raise DefinitionError(f"not a host name: {rest}", hint="egress takes addresses, networks and host names")
     return Target("name", rest, port, protocol)
 
