@@ -140,6 +140,15 @@ def test_it_sees_the_machine_and_itself(machine: Nspawned) -> None:
     assert set(rest[4:-1]) <= {"COMMAND", "init", "ps", "sh", "sleep", "sort"}
 
 
+def test_many_at_once(machine: Nspawned) -> None:
+    """Each has to look at the init, which one at a time can."""
+    words = [driven(machine, "exec", "--", "sh", "-c", f"echo {number}; exit {number}") for number in range(12)]
+    running = [subprocess.Popen((*DRIVER, *each), stdout=subprocess.PIPE) for each in words]
+    done = [child.communicate(timeout=60)[0] for child in running]
+    assert done == [b"%d\n" % number for number in range(12)]
+    assert [child.returncode for child in running] == list(range(12))
+
+
 # -- ends
 
 
