@@ -18,6 +18,7 @@ from roost.boot.inside import run_inside
 from roost.boot.leader import Leader
 from roost.engine.execute import KILL, STOP, Streams
 from roost.errors import HostError, Interrupted
+from roost.host import cgroups, runner, syscalls
 from roost.stop import Stop
 from system.nspawned import BUSYBOX_INIT, Nspawned, nspawned
 from system.rig import below, name_of, wait_for
@@ -137,6 +138,15 @@ def test_it_sees_the_machine_and_itself(machine: Nspawned) -> None:
     # 3 is the directory that ls reads; neither roost-init nor anything else of the host's is among the processes
     assert rest[:4] == ["0", "1", "2", "3"]
     assert set(rest[4:-1]) <= {"COMMAND", "init", "ps", "sh", "sleep", "sort"}
+
+
+def test_many_at_once(machine: Nspawned) -> None:
+    """Each has to look at the init, which one at a time can."""
+    words = [driven(machine, "exec", "--", "sh", "-c", f"echo {number}; exit {number}") for number in range(12)]
+    running = [subprocess.Popen((*DRIVER, *each), stdout=subprocess.PIPE) for each in words]
+    done = [child.communicate(timeout=60)[0] for child in running]
+    assert done == [b"%d\n" % number for number in range(12)]
+    assert [child.returncode for child in running] == list(range(12))
 
 
 # -- ends
@@ -264,6 +274,37 @@ def test_the_machines_limits_hold(tiny: Rig) -> None:
         said = say(machine.leader, "dd if=/dev/zero of=/dev/null bs=200M count=1")
         assert said.ended.signal == signal.SIGKILL or said.ended.status == 137
         assert leaders.is_alive(machine.leader)
+
+
+def test_hierarchies_that_are_not_mounted_do_not_matter(machine: Nspawned) -> None:
+    """A host may name hierarchies of v1 that it has nowhere."""
+    text = Path(f"/proc/{machine.leader.pid}/cgroup").read_text()
+    group = cgroups.below(f"77:name=nowhere:/init.scope\n{text}", "roost-exec-none")
+    try:
+        assert group.born
+        assert not [path for path in group.entered if "nowhere" in path]
+    finally:
+        assert cgroups.remove(cgroups.Group(born=group.born))
+
+
+def test_who_traces_the_init_keeps_its_filters_from_being_read(machine: Nspawned) -> None:
+    """Then no command is run with fewer."""
+    wait_for(lambda: leaders.has_begun(machine.leader))
+
+    def trace() -> None:
+        runner.die_with_parent()
+        syscalls.ptrace(syscalls.PTRACE_SEIZE, machine.leader.pid)
+        time.sleep(60)
+
+    tracer = runner.fork(trace)
+    try:
+        wait_for(lambda: f"TracerPid:\t{tracer}\n" in Path(f"/proc/{machine.leader.pid}/status").read_text())
+        with pytest.raises(HostError, match="no command is run with fewer"):
+            run_inside(machine.leader, ("true",))
+    finally:
+        os.kill(tracer, signal.SIGKILL)
+        os.waitpid(tracer, 0)
+    assert run_inside(machine.leader, ("true",)).status == 0
 
 
 def test_a_directory_of_the_host_is_no_way_out(machine: Nspawned, tmp_path: Path) -> None:

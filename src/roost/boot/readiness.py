@@ -61,10 +61,16 @@ def wait_ready(
         began = began or leaders.has_begun(leader)
         if began and not ready and not is_systemd(leader):
             return Ready(state="ready")
-        if began and filters is None:
-            filters = filters_of(leader)
-        if began and (found := _ask(leader, ready, min(left, _ASKED), stop_fd, filters)) is not None:
-            return found
+        if began:
+            try:
+                filters = filters_of(leader) if filters is None else filters
+                found = _ask(leader, ready, min(left, _ASKED), stop_fd, filters)
+            except HostError:
+                if leaders.is_alive(leader):
+                    raise
+                continue
+            if found is not None:
+                return found
         _pause(_PAUSE if began else _PAUSE / 10, stop_fd)
     raise HostError(
         f"the machine was not ready within {timeout:g} s" + (f": `{ready}` never ended with status 0" if ready else ""),
@@ -88,12 +94,7 @@ def _ask(
 ) -> Ready | None:
     """Its answer, if it has one."""
     command = ("sh", "-c", ready) if ready else ("systemctl", "is-system-running", "--wait")
-    try:
-        ended, text = _answer(leader, command, seconds, stop_fd, filters)
-    except HostError:
-        if leaders.is_alive(leader):
-            raise
-        return None
+    ended, text = _answer(leader, command, seconds, stop_fd, filters)
     if ended.stopped == "stop":
         raise Interrupted("interrupted", hint="the machine goes on starting: `roost status`")
     if ready:

@@ -13,6 +13,7 @@ import errno
 import os
 import signal
 import struct
+import time
 import zlib
 
 from roost.engine.spec import INIT, escape, filter_options
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 _WALL = 0x40000000  # wait4(2): __WALL, any kind of child or tracee
 _LIMIT = 64  # programs; nspawn 252 has five
 _LENGTH = struct.Struct("=I")
+_TRACED = 2.0  # seconds to wait while somebody else traces it
 _PATIENCE = 5  # seconds for a process to stop; one that waits for a disk does not
 
 
@@ -81,7 +83,14 @@ def filters_of(pid: int) -> list[bytes]:
 
 def _programs_soon(pid: int) -> list[str]:
     signal.alarm(_PATIENCE)  # nothing handles it here: this process ends, and lets go of the other
-    return _programs(pid)
+    deadline = time.monotonic() + _TRACED
+    while True:
+        try:
+            return _programs(pid)
+        except PermissionError:  # somebody traces it, perhaps another of us for a moment
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.002)
 
 
 def _nspawn() -> str:
