@@ -141,12 +141,7 @@ class Manager(Booting):
         ``verify``: the layers that are there are read whole first, and nothing is made on a damaged one (StoreError).
         Raises the error of the layer that failed; of several, one Error that has them all.
         """
-        if update:
-            stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-            plan = self.plan(patterns)
-            own = {layer.digest for layer in plan.layers}
-            self._refreshed = {layer.identity: stamp for layer in plan.layers if layer.parent not in own}
-        plan, errors = self._built(patterns, jobs=jobs, keep_failed=keep_failed, verify=verify)
+        plan, errors = self._built(patterns, jobs=jobs, keep_failed=keep_failed, verify=verify, update=update)
         if len(errors) == 1:
             raise next(iter(errors.values()))
         if errors:
@@ -155,12 +150,18 @@ class Manager(Booting):
         return plan
 
     def _built(
-        self, patterns: Sequence[str], *, jobs: int | None = None, keep_failed: bool = False, verify: bool = False
-    ) -> tuple[planner.Plan, dict[str, Error]]:
+        self, patterns: Sequence[str], *, jobs: int | None = None, keep_failed: bool = False, verify: bool = False,
+        update: bool = False,
+    ) -> tuple[planner.Plan, dict[str, Error]]:  # fmt: skip
         for cleared in self.prepare():
             self._watch.monitor(Warned(message=f"cleared what a killed process left: {cleared}"))
         errors: dict[str, Error] = {}
         plan = self.plan(patterns)
+        if update:
+            stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+            own = {layer.digest for layer in plan.layers}
+            self._refreshed = {layer.identity: stamp for layer in plan.layers if layer.parent not in own}
+            plan = self.plan(patterns)
         if verify:
             with self.store.pinned(_digests(plan)):
                 self._verified(plan, jobs)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from roost.errors import DefinitionError, Error, Interrupted, StoreError, to_parts
@@ -36,7 +37,9 @@ class Booting:
         def prepare(self) -> list[str]: ...
         def machines(self, patterns: Sequence[str] = ()) -> list[Resolved]: ...
         def plan(self, patterns: Sequence[str] = ()) -> Plan: ...
-        def build(self, patterns: Sequence[str] = (), *, jobs: int | None = None, update: bool = False) -> Plan: ...
+        def _built(
+            self, patterns: Sequence[str], *, jobs: int | None = None, update: bool = False
+        ) -> tuple[Plan, dict[str, Error]]: ...
         def open_session(self, session: str) -> Session: ...
         def no_new_privileges(self, item: MachinePlan) -> bool: ...
 
@@ -55,18 +58,27 @@ class Booting:
     ) -> list[Outcome]:  # fmt: skip
         """Makes what is missing, boots the machines and waits until each is ready; one that runs is changed as needed.
 
+        None named: all of the definition that have ``boot``.
         ``ephemeral``: nothing of what a machine changes is kept (None: as the definition says). ``update``: layers are
         made anew from today's packages. ``restart``: also what runs and is as it should be. What fails is in the outcomes.
         """
-        plan = self.build(patterns, jobs=jobs, update=update)
-        wanted = [self._wanted(item, self._record_of(item.machine.name), ephemeral=ephemeral) for item in plan.machines]
-        if len({one.name for one in wanted}) < len(wanted):
-            raise DefinitionError("a machine is named twice", hint="name it once")
-
-        def work(record: Booted) -> Callable[[int], Outcome]:
-            return lambda stop: self.boots().up(record, wait=wait, restart=restart, stop_fd=stop)
-
-        return self._side_by_side({record.name: work(record) for record in wanted})
+        names = list(patterns) or [machine.name for machine in self.machines() if machine.boot is not None]
+        if not names:
+            raise DefinitionError("no machine of the definition boots", hint="name one, or give it `boot = {}`")
+        plan, errors = self._built(names, jobs=jobs, update=update)
+        boots = self.boots()
+        works: dict[str, Callable[[int], Outcome]] = {}
+        for item in plan.machines:
+            name, missing = item.machine.name, [digest for digest in item.layers if not self.store.has(digest)]
+            if missing:
+                error = next(
+                    (errors[digest] for digest in missing if digest in errors), StoreError("its layers were not made")
+                )
+                works[name] = _failing(name, error)
+            else:
+                wanted = self._wanted(item, self._record_of(name), ephemeral=ephemeral)
+                works[name] = partial(_bring_up, boots, wanted, wait=wait, restart=restart)
+        return self._side_by_side(works)
 
     def _record_of(self, name: str) -> Booted | None:
         """A machine's record; a damaged one is none: `up` writes it anew."""
@@ -212,6 +224,21 @@ class Booting:
             failed = Outcome(machine=name, action="failed", error=tuple(to_parts(error)))
             found.append(failed if value is None else msgspec.convert(value, Outcome))
         return found
+
+
+def _bring_up(boots: Machines, record: Booted, stop: int, *, wait: bool, restart: bool) -> Outcome:
+    return boots.up(record, wait=wait, restart=restart, stop_fd=stop)
+
+
+def _failing(name: str, error: Error) -> Callable[[int], Outcome]:
+    """What to do for a machine that cannot be brought up: to say so."""
+
+    def fail(_stop: int) -> Outcome:
+        from roost.boot.manage import Outcome
+
+        return Outcome(machine=name, action="failed", error=tuple(to_parts(error)))
+
+    return fail
 
 
 def select(pattern: str, names: list[str]) -> Iterator[str]:

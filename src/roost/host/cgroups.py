@@ -137,7 +137,9 @@ def below(text: str, name: str) -> Group:
         for kind, path in theirs.items()
         if kind and path != own.get(kind)
     ]
-    return Group(born=born, entered=tuple(path for path in entered if os.path.isdir(path)))  # not all that is may be mounted
+    return Group(
+        born=born, entered=tuple(path for path in entered if os.path.isdir(path))
+    )  # not all that is may be mounted
 
 
 def kill(path: str) -> None:
