@@ -32,6 +32,7 @@ _MARK = "# Written by `roost up`"
 _ONLINE = f"{SYSTEM}/machines.target.d/50-roost.conf"
 _ONLINE_TEXT = "# Written by Roost, for machines that come up with the host.\n[Unit]\nWants=network-online.target\n"
 _ENOUGH = 30.0  # seconds beyond a machine's own times
+_CLOSED = 5.0  # seconds until systemd has let go of a machine's locks
 
 
 class Units:
@@ -113,6 +114,9 @@ class Units:
                 details=done.output.decode(errors="replace"),
                 hint="`systemctl kill -s KILL`",
             )
+        deadline = time.monotonic() + _CLOSED
+        while self._store.is_alive(record.name) and time.monotonic() < deadline:
+            time.sleep(0.005)  # systemd closes what it has kept in a thread of its own
 
     def is_enabled(self, name: str) -> bool:
         """Whether it comes up with the host."""
