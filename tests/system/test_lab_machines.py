@@ -215,7 +215,7 @@ def test_what_cannot_boot_is_said_before_the_start(host: LabHost) -> None:
 
 def test_a_host_that_goes_down_during_an_up_leaves_nothing_broken(host: LabHost) -> None:
     host.define(guest("enable = true"))
-    starts = f"systemctl show {UNIT} -p ActiveState --value | grep -q activ.*ing"
+    starts = f"systemctl show {UNIT} -p ActiveState --value | grep -q activating"
     host.reboot(script=f"roost up guest & until {starts}; do sleep 0.01; done; systemctl --force --force reboot")
     assert up(host)["state"] == "running"
     host.roost("down", "guest", "--remove")

@@ -29,7 +29,10 @@ if TYPE_CHECKING:
 NSPAWN = "/etc/systemd/nspawn"
 SYSTEM = "/etc/systemd/system"
 _MARK = "# Written by `roost up`"
+_ONLINE = f"{SYSTEM}/machines.target.d/50-roost.conf"
+_ONLINE_TEXT = "# Written by Roost, for machines that come up with the host.\n[Unit]\nWants=network-online.target\n"
 _ENOUGH = 30.0  # seconds beyond a machine's own times
+_CLOSED = 5.0  # seconds until systemd has let go of a machine's locks
 
 
 class Units:
@@ -111,18 +114,30 @@ class Units:
                 details=done.output.decode(errors="replace"),
                 hint="`systemctl kill -s KILL`",
             )
+        deadline = time.monotonic() + _CLOSED
+        while self._store.is_alive(record.name) and time.monotonic() < deadline:
+            time.sleep(0.005)  # systemd closes what it has kept in a thread of its own
 
     def is_enabled(self, name: str) -> bool:
         """Whether it comes up with the host."""
         return systemctl("is-enabled", "--quiet", unit_of(name), check=False).status == 0
 
     def enable(self, name: str) -> None:
-        """Lets it come up with the host."""
+        """Lets it come up with the host, once that is online: its name servers and routes are known then."""
+        if _read(_ONLINE) != _ONLINE_TEXT:
+            os.makedirs(os.path.dirname(_ONLINE), mode=0o755, exist_ok=True)
+            files.write_atomic(_ONLINE, _ONLINE_TEXT.encode(), durable=True)
         systemctl("enable", "--quiet", "machines.target", unit_of(name))
 
     def disable(self, name: str) -> None:
         """The contrary of ``enable``; machines.target stays, others may need it."""
         systemctl("disable", "--quiet", unit_of(name))
+        wanted = files.names_in(f"{SYSTEM}/machines.target.wants")
+        if not any(os.path.exists(f"{SYSTEM}/{unit}.d/50-roost.conf") for unit in wanted):
+            with contextlib.suppress(OSError):
+                os.unlink(_ONLINE)
+                os.rmdir(os.path.dirname(_ONLINE))
+            systemctl("daemon-reload")
 
     def console(self, name: str, *, lines: int = 20) -> str:
         """The last lines that the unit said."""
@@ -163,7 +178,7 @@ def drop_in(record: Booted, state: str) -> str:
         f"{_MARK}, which replaces it: change the machine's definition instead.",
         "[Unit]",
         "After=network-online.target firewalld.service nftables.service NetworkManager.service systemd-networkd.service",
-        "Wants=network-online.target",
+        "After=dbus.service systemd-machined.service",
         f"RequiresMountsFor={state or '/var/lib/roost'}",
         "",
         "[Service]",
