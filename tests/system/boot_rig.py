@@ -73,19 +73,19 @@ class BootRig(Rig):
         wait_for(lambda: not os.path.isdir(f"{self.state}/run/booted") or not os.listdir(f"{self.state}/run/booted"))
 
 
-def make_booty(state: str) -> None:
-    """The committed layer ``booty``: what the layer ``tiny`` lacks to boot by busybox's init."""
+def make_booty(state: str, *, name: str = "booty", digest: str = BOOTY, rc: str = "") -> None:
+    """The committed layer ``booty``: what the layer ``tiny`` lacks to boot by busybox's init; ``rc`` is run last."""
     store = Store(state)
     tiny = store.layer(store.named("tiny"))
     record = LayerRecord(
-        digest=BOOTY, parents=(tiny.digest,), kind="committed", name="layer booty", family="apt", facts={}, created=time.time()
+        digest=digest, parents=(tiny.digest,), kind="committed", name=f"layer {name}", family="apt", facts={}, created=time.time()
     )  # fmt: skip
     with store.staged("stage") as stage:
-        for name in ("etc", "sbin", "var"):
-            os.makedirs(f"{stage}/tree/{name}")
+        for directory in ("etc", "sbin", "var"):
+            os.makedirs(f"{stage}/tree/{directory}")
         os.symlink("../bin/busybox", f"{stage}/tree/sbin/init")
-        for name, text in {"etc/inittab": INITTAB, "etc/rc": RC, "var/boots": ""}.items():
-            with open(f"{stage}/tree/{name}", "w", encoding="ascii") as stream:
+        for path, text in {"etc/inittab": INITTAB, "etc/rc": RC + rc, "var/boots": ""}.items():
+            with open(f"{stage}/tree/{path}", "w", encoding="ascii") as stream:
                 stream.write(text)
         store.publish(stage, record)
-    store.set_name("booty", record.digest)
+    store.set_name(name, record.digest)
