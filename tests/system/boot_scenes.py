@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from roost.host import files
 from roost.network import netlink
@@ -53,7 +53,7 @@ class BootWorld(World):
         """The layer that ``box`` is to stand on."""
         (self.directory / "roost.toml").write_text(MACHINES % layer, encoding="utf-8")
 
-    def __call__(self, *words: str, machines: str = "stay", **more: object) -> Outcome:
+    def __call__(self, *words: str, machines: str = "stay", **more: Any) -> Outcome:
         """Runs ``roost WORDS``; machines that it brings up stay."""
         return super().__call__(*words, machines=machines, **more)
 
@@ -63,10 +63,10 @@ class BootWorld(World):
         wait_for(lambda: os.path.exists(run) or not self.store.is_alive(machine))
         return self.store.is_alive(machine)
 
-    def record(self, machine: str = "box") -> dict[str, object]:
+    def record(self, machine: str = "box") -> dict[str, Any]:
         """machine.json; empty when there is none."""
         try:
-            found: dict[str, object] = json.loads(Path(f"{self.state}/booted/{machine}/machine.json").read_bytes())
+            found: dict[str, Any] = json.loads(Path(f"{self.state}/booted/{machine}/machine.json").read_bytes())
         except FileNotFoundError:
             return {}
         return found
@@ -118,7 +118,13 @@ class BootScene:
     words: tuple[str, ...] = ("up", "box")
     again: tuple[int, ...] = (0,)
     machines = "stay"
-    recoveries: tuple[tuple[str, ...], ...] = (("session", "list"), ("status",), ("gc",), ("build", "tiny"), ("network", "list"))
+    recoveries: tuple[tuple[str, ...], ...] = (
+        ("session", "list"),
+        ("status",),
+        ("gc",),
+        ("build", "tiny"),
+        ("network", "list"),
+    )
 
     def __init__(self, world: BootWorld) -> None:
         self.world = world
@@ -133,7 +139,7 @@ class BootScene:
     def promised(self) -> None:
         """Fails unless what was there is there: the layers of every machine that is known."""
         record = self.world.record()
-        layers = {*record.get("layers", ()), *record.get("previous", ())}  # type: ignore[call-overload]
+        layers = {*record.get("layers", ()), *record.get("previous", ())}
         assert layers <= self.world.listed("layers"), "layers of a machine were collected"
 
     def done(self) -> None:
@@ -151,7 +157,7 @@ class UpEphemeral(BootScene):
     """One that keeps nothing."""
 
     name = "up-ephemeral"
-    words = ("up", "--ephemeral", "box")
+    words: tuple[str, ...] = ("up", "--ephemeral", "box")
 
     def done(self) -> None:
         super().done()
@@ -181,7 +187,7 @@ class Down(Kept):
     """Its end."""
 
     name = "down"
-    words = ("down", "box")
+    words: tuple[str, ...] = ("down", "box")
 
     def done(self) -> None:
         assert not self.world.is_up()
@@ -199,7 +205,7 @@ class Update(Kept):
 
     def done(self) -> None:
         super().done()
-        assert self.world.record()["layers"][-1] == NEWER  # type: ignore[index]
+        assert self.world.record()["layers"][-1] == NEWER
         self.promised()
 
 
@@ -207,8 +213,8 @@ class Rollback(Update):
     """The way back."""
 
     name = "rollback"
-    words = ("rollback", "box")
-    again = (0, 6)
+    words: tuple[str, ...] = ("rollback", "box")
+    again: tuple[int, ...] = (0, 6)
 
     def prepare(self) -> None:
         super().prepare()
@@ -222,8 +228,8 @@ class Remove(Kept):
     """A machine is ended and forgotten."""
 
     name = "remove"
-    words = ("down", "--remove", "box")
-    again = (0, 6)
+    words: tuple[str, ...] = ("down", "--remove", "box")
+    again: tuple[int, ...] = (0, 6)
 
     def promised(self) -> None:
         if "box" in self.world.listed("sessions"):
@@ -239,7 +245,7 @@ class PrivateRun(BootScene):
     """A run with a network of its own."""
 
     name = "private-run"
-    words = ("run", "private", "--", "sh", "-c", "ip addr show host0; test ! -e /x; echo x > /x")
+    words: tuple[str, ...] = ("run", "private", "--", "sh", "-c", "ip addr show host0; test ! -e /x; echo x > /x")
     machines = ""
 
     def prepare(self) -> None:
@@ -253,8 +259,8 @@ class EndsItself(BootScene):
     """A machine that is up for a moment: its supervisor's whole life."""
 
     name = "ends-itself"
-    words = ("up", "--no-wait", "off")
-    again = (0, 1)  # it may be down before it was looked at
+    words: tuple[str, ...] = ("up", "--no-wait", "off")
+    again: tuple[int, ...] = (0, 1)  # it may be down before it was looked at
     machines = "end"
 
     def prepare(self) -> None:
@@ -273,12 +279,13 @@ def points_of(scene: BootScene) -> list[tuple[str, int]]:
 
     The first time in a store it does more than later: directories are made, and definitions noted.
     """
+    names: list[str] = []
     for _ in range(2):
         scene.prepare()
         outcome = scene.world(*scene.words, machines=scene.machines, record=True)
         assert outcome.status in scene.again, (scene.name, outcome)
         scene.done()
-    names = outcome.points
+        names = outcome.points
     assert names, "no point was recorded"
     return [(name, n) for name in dict.fromkeys(names) for n in dict.fromkeys((1, names.count(name)))]
 

@@ -196,7 +196,9 @@ def launch(
     return Outcome(status, texts[0], texts[1], killed, points, lingering, groups)
 
 
-def _become(words: Sequence[str], cwd: str, env: dict[str, str], streams: list[int], hook: Hook, *, forks: bool) -> NoReturn:
+def _become(
+    words: Sequence[str], cwd: str, env: dict[str, str], streams: list[int], hook: Hook, *, forks: bool
+) -> NoReturn:
     from roost.cli import run
     from roost.host import runner
 
@@ -225,8 +227,8 @@ def _forked(argv: Sequence[str], *, fds: Sequence[int] = (), output: int) -> int
     try:
         os.setsid()
         signal.set_wakeup_fd(-1)
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            signal.signal(number, signal.SIG_DFL)
+        for asked in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(asked, signal.SIG_DFL)
         null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
         for number, fd in enumerate((null, output, output)):
             os.dup2(fd, number, inheritable=True)
@@ -301,7 +303,10 @@ class Worker:
     def __init__(self, prefix: Sequence[str] = ()) -> None:
         tests = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
         self._child = subprocess.Popen(
-            (*prefix, sys.executable, "-m", "system.faults", "--serve"), cwd=tests, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+            (*prefix, sys.executable, "-m", "system.faults", "--serve"),
+            cwd=tests,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
         )
 
     def __call__(self, *words: str, **request: Any) -> Outcome:

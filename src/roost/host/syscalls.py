@@ -195,6 +195,7 @@ def openat2(path: str, flags: int, *, root: int, mode: int = 0, resolve: int = R
         sys.audit("open", path, None, flags)  # as of os.open
     # struct open_how, linux/openat2.h: flags, mode, resolve
     how = struct.pack("QQQ", flags | os.O_CLOEXEC, mode, resolve | RESOLVE_NO_MAGICLINKS)
+    found = -1
     for _ in range(_AGAIN):
         found = _libc.syscall(_SYS_OPENAT2, root, os.fsencode(path), how, ctypes.c_size_t(len(how)))
         if found >= 0 or ctypes.get_errno() != errno.EAGAIN:
