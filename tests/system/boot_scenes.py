@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from roost.host import files
 from roost.network import netlink
-from system.boot_rig import BOOTY, OWN_FILES, make_booty
+from system.boot_rig import BOOTY, make_booty
 from system.rig import wait_for
 from system.scenes import World, wrong
 
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from system.network_rig import Host
 
 NEWER = "9" * 64
+# several hosts at once, each with an /etc of its own: what is written there is in no lock of another network namespace's
+_OWN_ETC = 'cp -a /etc "$0/all"; cp "$0"/etc/* "$0/all"; mount --bind "$0/all" /etc; exec "$@"'
 MACHINES = """
 [machines.tiny]
 from = "layer:tiny"
@@ -92,7 +94,7 @@ class BootWorld(World):
         with netlink.inside(self.host.here.fd):
             found += [f"interface {name}" for name in netlink.interfaces() if name.startswith("ro-")]
         found += [line for line in self.host.here.run("nft", "list", "tables").splitlines() if "roost" in line]
-        found += ["a block in /etc/hosts"] if "roost" in self.host.read("etc/hosts") else []
+        found += ["a block in /etc/hosts"] if "roost" in self.host.read("all/hosts") else []
         for name in files.names_in(f"{self.state}/booted"):
             found += [] if self.record(name) else [f"booted/{name} without a record"]
         return found
@@ -107,7 +109,7 @@ class BootWorld(World):
 
 def worker_prefix(host: Host) -> tuple[str, ...]:
     """What a worker is started by, in the host's network namespace."""
-    return ("unshare", "--mount", "--propagation=private", "sh", "-c", OWN_FILES, f"{host.root}/etc")
+    return ("unshare", "--mount", "--propagation=private", "sh", "-ec", _OWN_ETC, host.root)
 
 
 class BootScene:

@@ -219,7 +219,7 @@ def _become(
 
 
 def _forked(argv: Sequence[str], *, fds: Sequence[int] = (), output: int) -> int:
-    """In the place of ``runner.spawn``, for a module of Roost's: a fork, which has the hook."""
+    """In the place of ``runner.spawn``, for a machine's supervisor: a fork, which has the hook."""
     from roost.host import runner
 
     if pid := os.fork():
@@ -240,7 +240,8 @@ def _forked(argv: Sequence[str], *, fds: Sequence[int] = (), output: int) -> int
         environment = runner.child_env({})
         os.environ.clear()
         os.environ.update(environment)
-        status = importlib.import_module(argv[3]).main(list(argv[3:]))
+        *_, program, state, name, told = argv
+        status = importlib.import_module(f"roost.boot.{program}").supervise(state, name, int(told))
         sys.stderr.flush()
         os._exit(status)
     except Exception:
