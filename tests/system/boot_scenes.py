@@ -46,9 +46,9 @@ class BootWorld(World):
         super().__init__(worker, state, directory)
         self.host = host
         for name, digest, rc in (
-            ("booty", BOOTY, ""), ("newer", NEWER, ""), ("off", "a" * 64, "poweroff\n"),
+            ("booty", BOOTY, ""), ("newer", NEWER, ""), ("off", "a" * 64, "kill -PWR $PPID\n"),
         ):  # fmt: skip
-            make_booty(state, name=name, digest=digest, rc=rc)
+            make_booty(state, name=name, digest=digest, rc=rc, quick=True)
         self.define("booty")
 
     def define(self, layer: str) -> None:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 def rig(net: Host, new_store: Callable[[], str], tmp_path: Path) -> Iterator[BootRig]:
     """The command on a host of its own; no machine stays up."""
     state = new_store()
-    make_booty(state)
+    make_booty(state, quick=True)
     made = BootRig(state, tmp_path, net)
     yield made
     made.close()
@@ -113,7 +113,7 @@ def test_no_room(net: Host, tmp_path: Path, tiny_state: str, way: str) -> None:
     try:
         subprocess.run(("cp", "-a", tiny_state, disk.place / "state"), check=True)
         rig = BootRig(str(disk.place / "state"), tmp_path, net)
-        make_booty(rig.state)
+        make_booty(rig.state, quick=True)
         rig.up()
         rig.inside("echo kept > /etc/kept; sync")
         assert rig("down", "tiny").status == 0
@@ -145,7 +145,7 @@ def test_no_room(net: Host, tmp_path: Path, tiny_state: str, way: str) -> None:
 def test_two_stores_with_a_machine_of_the_same_name(rig: BootRig, new_store: Callable[[], str], tmp_path: Path) -> None:
     """Both are up at once, each with an interface, an address and a way out of its own; one ends, the other stays."""
     state = new_store()
-    make_booty(state)
+    make_booty(state, quick=True)
     (tmp_path / "other").mkdir()
     other = BootRig(state, tmp_path / "other", rig.host)
     try:
