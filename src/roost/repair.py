@@ -14,6 +14,8 @@ import msgspec
 from msgspec import Struct
 
 from roost import recovery
+from roost.boot import record as booted
+from roost.boot import remains
 from roost.errors import BusyError, StoreError
 from roost.host import files
 from roost.records import Machines
@@ -46,13 +48,15 @@ class _Finding(Struct, frozen=True):
 
 def find(store: Store) -> list[Leftover]:
     """What ``repair`` would clear, and what it would leave to a person. Changes nothing."""
-    left = [_of_a_process(text, "left") for text in recovery.leftovers(store)]
+    texts = [*recovery.leftovers(store), *remains.leftovers(store)]
+    left = [_of_a_process(text, "left") for text in dict.fromkeys(texts)]
     return left + [finding.shown for finding in _all(store)]
 
 
 def repair(store: Store) -> list[Leftover]:
     """Clears it; all that was found, each with what became of it."""
-    done = [_of_a_process(text, "cleared") for text in recovery.sweep(store)]
+    cleared = [*recovery.sweep(store), *remains.sweep(store)]
+    done = [_of_a_process(text, "cleared") for text in cleared]
     for finding in _all(store):
         shown = finding.shown
         if finding.clear is not None:
@@ -75,6 +79,7 @@ def _all(store: Store) -> Iterator[_Finding]:
     yield from _names(store)
     yield from _layers(store)
     yield from _sessions(store)
+    yield from _machines(store)
     yield from _references(store)
     yield from _records(store)
     yield from _parts(store)
@@ -158,6 +163,25 @@ def _sessions(store: Store) -> Iterator[_Finding]:
             remedy = f"`roost build` may make the layer again; else `roost session remove {name}`"
         if problem and os.path.isdir(f"{store.state}/sessions/{name}"):
             yield _Finding(Leftover(kind="session", name=name, found=problem, remedy=remedy, state="stays"))
+
+
+def _machines(store: Store) -> Iterator[_Finding]:
+    """Of machines that boot: what they changed is a session, so that a record can be made anew."""
+    records = booted.Records(store)
+    for name in records.names():
+        problem = ""
+        try:
+            record = records.find(name)
+        except (StoreError, OSError) as e:
+            problem = e.brief if isinstance(e, StoreError) else f"its record cannot be read: {e.strerror}"
+        else:
+            if record is None:
+                problem = "it has no record"
+            elif gone := [digest for digest in record.layers if not store.has(digest)]:
+                problem = f"its layer {gone[0][:12]} is gone"
+        if problem and os.path.isdir(f"{records.directory}/{name}"):
+            remedy = f"`roost up {name}` makes it anew, its changes stay; `roost down --remove {name}` forgets it"
+            yield _Finding(Leftover(kind="machine", name=name, found=problem, remedy=remedy, state="stays"))
 
 
 def _references(store: Store) -> Iterator[_Finding]:

@@ -22,6 +22,8 @@ OWN_FILES = 'mount --bind "$0/hosts" /etc/hosts; mount --bind "$0/resolv.conf" /
 BOOTY = "8" * 64
 INITTAB = "::sysinit:/bin/sh /etc/rc\n::respawn:/bin/sleep 1000\n"
 RC = "#!/bin/sh\necho booted on the console\ndate >> /var/boots\ntouch /run/ready\n"
+# one that ends at once when it is asked to: busybox's own takes two seconds
+QUICK_INIT = "#!/bin/sh\ntrap 'exit 0' PWR\n/bin/sh /etc/rc\nwhile :; do sleep 1000 & wait $!; done\n"
 BOOT = """
 [machines.tiny]
 from = "layer:booty"
@@ -73,19 +75,28 @@ class BootRig(Rig):
         wait_for(lambda: not os.path.isdir(f"{self.state}/run/booted") or not os.listdir(f"{self.state}/run/booted"))
 
 
-def make_booty(state: str) -> None:
-    """The committed layer ``booty``: what the layer ``tiny`` lacks to boot by busybox's init."""
+def make_booty(state: str, *, name: str = "booty", digest: str = BOOTY, rc: str = "", quick: bool = False) -> None:
+    """The committed layer ``booty``: what the layer ``tiny`` lacks to boot by busybox's init; ``rc`` is run last.
+
+    ``quick``: its init is a script.
+    """
     store = Store(state)
     tiny = store.layer(store.named("tiny"))
     record = LayerRecord(
-        digest=BOOTY, parents=(tiny.digest,), kind="committed", name="layer booty", family="apt", facts={}, created=time.time()
+        digest=digest, parents=(tiny.digest,), kind="committed", name=f"layer {name}", family="apt", facts={}, created=time.time()
     )  # fmt: skip
     with store.staged("stage") as stage:
-        for name in ("etc", "sbin", "var"):
-            os.makedirs(f"{stage}/tree/{name}")
-        os.symlink("../bin/busybox", f"{stage}/tree/sbin/init")
-        for name, text in {"etc/inittab": INITTAB, "etc/rc": RC, "var/boots": ""}.items():
-            with open(f"{stage}/tree/{name}", "w", encoding="ascii") as stream:
+        for directory in ("etc", "sbin", "var"):
+            os.makedirs(f"{stage}/tree/{directory}")
+        if quick:
+            with open(
+                os.open(f"{stage}/tree/sbin/init", os.O_WRONLY | os.O_CREAT, 0o755), "w", encoding="ascii"
+            ) as stream:
+                stream.write(QUICK_INIT)
+        else:
+            os.symlink("../bin/busybox", f"{stage}/tree/sbin/init")
+        for path, text in {"etc/inittab": INITTAB, "etc/rc": RC + rc, "var/boots": ""}.items():
+            with open(f"{stage}/tree/{path}", "w", encoding="ascii") as stream:
                 stream.write(text)
         store.publish(stage, record)
-    store.set_name("booty", record.digest)
+    store.set_name(name, record.digest)

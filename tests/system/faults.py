@@ -88,6 +88,7 @@ _SAME = (
     (re.compile(r"/(tree|upper|work)/[^>]+?(?= -> |$)"), r"/\1/…"),
     (re.compile(r"\b\d{8}-\d{6}-[0-9a-f]+"), "RUN"),
     (re.compile(r"[0-9a-f]{6,}"), "ID"),
+    (re.compile(r"\b\d+\.\d+\.\d+\.\d+"), "ADDRESS"),
     (re.compile(r"rtests-\d+"), "rtests-N"),
     (re.compile(r"/\d+(?=/|$| )"), "/N"),
     (re.compile(r"/tmp/[^/ ]+"), "/tmp/T"),
@@ -157,9 +158,12 @@ class Outcome(NamedTuple):
 
 def launch(
     words: Sequence[str], *, state: str, cwd: str, env: dict[str, str], stdin: bytes, record: bool, kill: str, ordinal: int,
-    timeout: float, group: Group | None,
+    timeout: float, group: Group | None, machines: str = "",
 ) -> Outcome:  # fmt: skip
-    """Forks Roost with the hook in it, and waits until it has ended, and all that it has started."""
+    """Forks Roost with the hook in it, and waits until it has ended, and all that it has started.
+
+    ``machines``: supervisors of machines have the hook too. ``stay`` lets them live on, with ``end`` they end by themselves.
+    """
     watcher, asking = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
     watcher.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
     tokens_r, tokens_w = os.pipe()
@@ -180,9 +184,9 @@ def launch(
                 state, log=_high(streams[3].fileno()) if record else -1, kill=kill, tokens=_high(tokens_r),
                 watcher=_high(asking.fileno()),
             )  # fmt: skip
-            _become(words, cwd, env, [stream.fileno() for stream in streams[:3]], hook)
-        killed, status = _wait(pid, watcher, timeout)
-        lingering = _lingering(group)
+            _become(words, cwd, env, [stream.fileno() for stream in streams[:3]], hook, forks=bool(machines))
+        killed, status = _wait(pid, watcher, timeout, group if machines == "end" else None)
+        lingering = [] if machines == "stay" else _lingering(group)
         groups = sorted(group.below()) if group else []
         texts = []
         for stream in streams[1:]:
@@ -192,10 +196,15 @@ def launch(
     return Outcome(status, texts[0], texts[1], killed, points, lingering, groups)
 
 
-def _become(words: Sequence[str], cwd: str, env: dict[str, str], streams: list[int], hook: Hook) -> NoReturn:
+def _become(
+    words: Sequence[str], cwd: str, env: dict[str, str], streams: list[int], hook: Hook, *, forks: bool
+) -> NoReturn:
     from roost.cli import run
+    from roost.host import runner
 
     try:
+        if forks:
+            runner.spawn = _forked
         os.setpgid(0, 0)
         os.chdir(cwd)
         os.environ.clear()
@@ -209,25 +218,66 @@ def _become(words: Sequence[str], cwd: str, env: dict[str, str], streams: list[i
         os._exit(99)
 
 
-def _wait(pid: int, watcher: socket.socket, timeout: float) -> tuple[bool, int]:
-    """Whether it asked to be killed, and its status as subprocess has it."""
-    gone, asked = os.pidfd_open(pid), watcher.fileno()
-    killed = False
+def _forked(argv: Sequence[str], *, fds: Sequence[int] = (), output: int) -> int:
+    """In the place of ``runner.spawn``, for a machine's supervisor: a fork, which has the hook."""
+    from roost.host import runner
+
+    if pid := os.fork():
+        return pid
     try:
-        ready, _, _ = select.select([gone, asked], [], [], timeout)
-        if asked in ready:
-            _, extra, _, _ = watcher.recvmsg(16, socket.CMSG_SPACE(struct.calcsize("3i")))
-            [acting] = [struct.unpack("3i", data)[0] for _, kind, data in extra if kind == socket.SCM_CREDENTIALS]
-            killed = True
-            for victim in (pid, acting):
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(victim, signal.SIGKILL)
-        elif not ready:
+        os.setsid()
+        signal.set_wakeup_fd(-1)
+        for asked in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(asked, signal.SIG_DFL)
+        null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+        for number, fd in enumerate((null, output, output)):
+            os.dup2(fd, number, inheritable=True)
+        for name in os.listdir("/proc/self/fd"):
+            if 2 < int(name) < _HIGH and int(name) not in fds:
+                with contextlib.suppress(OSError):
+                    os.close(int(name))
+        os.chdir("/")
+        environment = runner.child_env({})
+        os.environ.clear()
+        os.environ.update(environment)
+        *_, program, state, name, told = argv
+        status = importlib.import_module(f"roost.boot.{program}").supervise(state, name, int(told))
+        sys.stderr.flush()
+        os._exit(status)
+    except Exception:
+        sys.excepthook(*sys.exc_info())
+    finally:
+        sys.stderr.flush()
+        os._exit(99)
+
+
+def _wait(pid: int, watcher: socket.socket, timeout: float, group: Group | None) -> tuple[bool, int]:
+    """Whether it asked to be killed, and its status as subprocess has it; ``group``: until nothing of it is left."""
+    gone = os.pidfd_open(pid)
+    try:
+        ready, _, _ = select.select([gone, watcher.fileno()], [], [], timeout)
+        killed = watcher.fileno() in ready and _killed(pid, watcher)
+        if not ready:
             os.kill(pid, signal.SIGKILL)
     finally:
         os.close(gone)
     _, status = os.waitpid(pid, 0)
+    deadline = time.monotonic() + timeout
+    while group and not killed and group.processes() and time.monotonic() < deadline:
+        ready, _, _ = select.select([watcher.fileno()], [], [], 0.01)
+        killed = bool(ready) and _killed(0, watcher)
     return killed, os.waitstatus_to_exitcode(status)
+
+
+def _killed(pid: int, watcher: socket.socket) -> bool:
+    """Kills whoever asks for it, and Roost first."""
+    _, extra, _, _ = watcher.recvmsg(16, socket.CMSG_SPACE(struct.calcsize("3i")))
+    [acting] = [struct.unpack("3i", data)[0] for _, kind, data in extra if kind == socket.SCM_CREDENTIALS]
+    for victim in (pid, acting):
+        if victim:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(victim, signal.SIGKILL)
+    return True
 
 
 def _lingering(group: Group | None, seconds: float = 5.0) -> list[str]:
@@ -251,10 +301,13 @@ def load_all() -> None:
 class Worker:
     """A process in a control group of its own that runs commands of Roost one after the other."""
 
-    def __init__(self) -> None:
+    def __init__(self, prefix: Sequence[str] = ()) -> None:
         tests = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
         self._child = subprocess.Popen(
-            (sys.executable, "-m", "system.faults", "--serve"), cwd=tests, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+            (*prefix, sys.executable, "-m", "system.faults", "--serve"),
+            cwd=tests,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
         )
 
     def __call__(self, *words: str, **request: Any) -> Outcome:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import socket
 import subprocess
 from typing import TYPE_CHECKING
@@ -157,6 +158,7 @@ class Host:
 
     def close(self) -> None:
         """Ends all of it."""
+        shutil.rmtree(f"/run/roost/network-{os.fstat(self.here.fd).st_ino}", ignore_errors=True)
         for space in (*self.machines.values(), self.here, self.wan):
             space.close()
 

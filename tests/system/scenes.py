@@ -70,6 +70,8 @@ _STATE = {
     "run",
     "ready",
     "spare",
+    "booted",
+    "network",
 }
 
 
@@ -89,12 +91,13 @@ class World:
         self.store = Store(state)
 
     def __call__(
-        self, *words: str, stdin: bytes = b"", record: bool = False, kill: str = "", ordinal: int = 1, timeout: float = 60
+        self, *words: str, stdin: bytes = b"", record: bool = False, kill: str = "", ordinal: int = 1, timeout: float = 60,
+        machines: str = "",
     ) -> Outcome:  # fmt: skip
         """Runs ``roost WORDS``."""
         return self.worker(
             *words, state=self.state, cwd=str(self.directory), env=self.environment, stdin=stdin, record=record, kill=kill,
-            ordinal=ordinal, timeout=timeout,
+            ordinal=ordinal, timeout=timeout, machines=machines,
         )  # fmt: skip
 
     def listed(self, place: str) -> set[str]:

@@ -31,8 +31,7 @@ def sweep(store: Store) -> list[str]:
     """Clears it; what was cleared, as a person would call it."""
     cleared = []
     network = network_of(store)
-    own = {link.machine for link in network.links() if not link.lent}
-    links = {link.machine: link for link in network.attached() if not link.lent and link.machine in own}
+    links = {link.machine: link for link in network.own()}
     runs = files.names_in(f"{store.run}/booted")
     for name in dict.fromkeys((*runs, *links)):
         with _ended(store, name) as ended:
@@ -53,9 +52,7 @@ def sweep(store: Store) -> list[str]:
 def leftovers(store: Store) -> list[str]:
     """What ``sweep`` would clear; changes nothing."""
     network = network_of(store)
-    own = {link.machine for link in network.links() if not link.lent}
-    gone = [link.machine for link in network.attached() if not link.lent and link.machine in own]
-    found = [f"the network of {name}" for name in gone if _is_ended(store, name)]
+    found = [f"the network of {link.machine}" for link in network.own() if _is_ended(store, link.machine)]
     found += [
         f"the last run of machine {name}" for name in files.names_in(f"{store.run}/booted") if _is_ended(store, name)
     ]

@@ -50,6 +50,14 @@ class Units:
                 raise StoreError(
                     f"{path} is there, and not Roost's", hint="move it away, or give the machine another name"
                 )
+        lines = _read(_drop_in_of(name)).splitlines()
+        state = f"RequiresMountsFor={self._store.state}"
+        if lines and state not in lines:
+            other = next((line.partition("=")[2] for line in lines if line.startswith("RequiresMountsFor=")), "")
+            raise StoreError(
+                f"this host has a machine {name} of another state directory: {other}",
+                hint=f"give this one another name, or `roost --state {other} down --remove {name}`",
+            )
         image = f"{IMAGES}/{name}"
         if files.names_in(image):
             raise StoreError(

@@ -10,6 +10,7 @@ what they change: docs/design.md lists them.
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import signal
 import struct
@@ -44,6 +45,7 @@ MOUNT_ATTR_IDMAP = 0x00100000
 
 RESOLVE_NO_MAGICLINKS = 0x02
 RESOLVE_IN_ROOT = 0x10
+_AGAIN = 1000  # openat2(2): tries, when the kernel cannot be sure that a path stayed inside
 
 PR_SET_PDEATHSIG = 1
 PR_SET_NAME = 15
@@ -186,12 +188,20 @@ def openat2(path: str, flags: int, *, root: int, mode: int = 0, resolve: int = R
     """openat2(2): opens ``path`` as if the directory ``root`` were /; no link in it leads out.
 
     Magic links (/proc/self/fd and the like) are never followed. Raises OSError.
+
+    The kernel gives up with EAGAIN on a ``..`` when anything is renamed or mounted on the host meanwhile.
     """
     if flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT) and not flags & os.O_PATH:
         sys.audit("open", path, None, flags)  # as of os.open
     # struct open_how, linux/openat2.h: flags, mode, resolve
     how = struct.pack("QQQ", flags | os.O_CLOEXEC, mode, resolve | RESOLVE_NO_MAGICLINKS)
-    return _check(_libc.syscall(_SYS_OPENAT2, root, os.fsencode(path), how, ctypes.c_size_t(len(how))), path)
+    found = -1
+    for _ in range(_AGAIN):
+        found = _libc.syscall(_SYS_OPENAT2, root, os.fsencode(path), how, ctypes.c_size_t(len(how)))
+        if found >= 0 or ctypes.get_errno() != errno.EAGAIN:
+            break
+        os.sched_yield()
+    return _check(found, path)
 
 
 def quotactl_fd(fd: int, command: int, identity: int, block: bytearray) -> None:

@@ -110,6 +110,10 @@ class Network:
         """What has a record of being set up."""
         return [one.link for one in self.records()]
 
+    def own(self) -> list[Link]:
+        """What is attached of this store's machines."""
+        return [one.link for one in self.records() if one.owner == self._directory and not one.link.lent]
+
     def records(self) -> list[Attached]:
         """All that is set up on this host."""
         found = []
@@ -180,15 +184,14 @@ class Network:
     def sweep(self) -> list[str]:
         """Clears what has no owner: links whose machine has gone, and what a killed process left. Says what it was."""
         with self._lock():
-            every = self.records()
-            left = self._clear(every)
-            gone = [one.link.machine for one in every if one not in left]
+            found = self.leftovers()
+            left = self._clear(self.records())
             if not left:
                 if firewall.is_there():
                     firewall.replace(())
                 self._last()
             self._host_names()
-            return gone
+            return found
 
     def check(self, link: Link | None = None, netns_fd: int | None = None) -> list[Hop]:
         """The hops of a packet from a machine to the outside, in order: each is ok or says what is in the way.
@@ -235,11 +238,12 @@ class Network:
         every = self.records()
         gone = self._gone(every)
         found = [one.link.machine for one in gone]
-        if len(gone) == len(every) and (firewall.is_there() or managers.told(self._root)):
+        told = managers.concern_us(self._root) and managers.told(self._root)
+        if not every and (told or firewall.is_there()):
             found.append("the host")
         path = f"{self._root}/etc/hosts"
         names_ = names.entries_of(one.link for one in every if one not in gone and not one.link.lent)
-        if names.is_outdated(path, names_):
+        if not gone and names.is_outdated(path, names_):
             found.append("the host")
         return list(dict.fromkeys(found))
 
@@ -433,7 +437,7 @@ class Network:
     def _forget(self, link: Link) -> None:
         """Last of all: until its record has gone, whoever comes next takes down what is left."""
         if not link.lent:
-            self._host_names(without=link.machine)
+            self._host_names(without=link.interface)
         writing.remove(f"{self._run}/attached/{link.interface}")
         if link.lent:
             files.drop_free_lock(f"{self._run}/lent/{link.address.partition('/')[0]}")
@@ -441,7 +445,7 @@ class Network:
     def _host_names(self, *, without: str = "") -> None:
         """The host finds machines by their names while they are attached."""
         path = f"{self._root}/etc/hosts"
-        entries = names.entries_of(link for link in self.attached() if not link.lent and link.machine != without)
+        entries = names.entries_of(link for link in self.attached() if not link.lent and link.interface != without)
         if entries or os.path.exists(path):
             names.update(path, entries)
             writing.remove_part(path)
