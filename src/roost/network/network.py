@@ -221,7 +221,7 @@ class Network:
     def _host_side(self, every: list[Attached]) -> None:
         if managers.concern_us(self._root):
             for one in every:
-                self._tell_managers(one.link)
+                self._tell_managers(one.link, first=True)
         sysctls.turn_on(f"{self._run}/settings", ipv6=any(one.link.address6 for one in every))
         other_firewalls.let_through(f"{self._run}/chains")
         firewall.replace(every)
@@ -388,7 +388,7 @@ class Network:
     def _set_up(self, new: Attached, others: list[Attached], netns_fd: int, *, same: bool) -> None:
         link = new.link
         if managers.concern_us(self._root):
-            self._tell_managers(link)
+            self._tell_managers(link, first=not others)
         sysctls.turn_on(f"{self._run}/settings", ipv6=bool(link.address6))
         if not others:
             other_firewalls.let_through(f"{self._run}/chains")
@@ -402,7 +402,11 @@ class Network:
         if not link.lent:
             self._host_names()
 
-    def _tell_managers(self, link: Link) -> None:
+    def _tell_managers(self, link: Link, *, first: bool) -> None:
+        if not link.lent:
+            managers.distrust(f"{self._run}/trusted", self._root)
+        elif first:
+            managers.trust(f"{self._run}/trusted", self._root)
         found = managers.running(self._root)
         told = [m for m in found if managers.needed(m, self._root, lent=link.lent, bridge=bool(link.bridge))]
         managers.tell(told, self._root)
@@ -427,6 +431,7 @@ class Network:
     def _last(self) -> None:
         if managers.concern_us(self._root):
             managers.withdraw(self._root)
+            managers.distrust(f"{self._run}/trusted", self._root)
         other_firewalls.withdraw(f"{self._run}/chains")
         sysctls.put_back(f"{self._run}/settings", netlink.interfaces())
 
