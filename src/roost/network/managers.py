@@ -7,7 +7,6 @@ a link is. What links need is set up by Roost itself: these only have to keep ou
 from __future__ import annotations
 
 import contextlib
-import fnmatch
 import os
 
 from roost.errors import HostError
@@ -143,6 +142,8 @@ def _matched_by_another(root: str) -> bool:
 
 def may_match(text: str) -> bool:
     """Whether the [Match] section of a systemd.network(5) file may mean a link: when in doubt, it may."""
+    import fnmatch  # which loads re
+
     section, names, others = "", [], 0
     for raw in text.splitlines():
         line = raw.strip()

@@ -13,7 +13,7 @@ import zlib
 from functools import partial
 
 from roost.errors import Error, HostError
-from roost.host import files, netns, runner
+from roost.host import files, netns
 from roost.network import clashes, firewall, guests, links, managers, names, netlink, pools, sysctls, terms, writing
 from roost.network import others as other_firewalls
 from roost.network.addresses import number_of
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from roost.definition.model import NetworkTerms
+    from roost.network.records import Terms
 
 
 class Network:
@@ -40,7 +41,9 @@ class Network:
         self._root = root
         self._held: dict[str, int] = {}
 
-    def allot(self, machine: str, terms_: NetworkTerms, pool: str | None = None, pool6: str | None = None) -> Link:
+    def allot(
+        self, machine: str, terms_: NetworkTerms | Terms, pool: str | None = None, pool6: str | None = None
+    ) -> Link:
         """The machine's link, the same one each time while its terms ask for the same.
 
         Raises HostError when the pool is used up, DefinitionError when a pool or an address is none.
@@ -61,7 +64,9 @@ class Network:
             book.write()
             return link
 
-    def lend(self, session: str, terms_: NetworkTerms, pool: str | None = None, pool6: str | None = None) -> Link:
+    def lend(
+        self, session: str, terms_: NetworkTerms | Terms, pool: str | None = None, pool6: str | None = None
+    ) -> Link:
         """A link for a throwaway session, held by a lock until it is given back or this process ends.
 
         Raises HostError when all are lent, DefinitionError when a pool is none.
@@ -123,7 +128,7 @@ class Network:
                     found.append(one)
         return found
 
-    def attach(self, link: Link, terms_: NetworkTerms, netns_fd: int) -> None:
+    def attach(self, link: Link, terms_: NetworkTerms | Terms, netns_fd: int) -> None:
         """Sets up the network of a machine whose network namespace is ``netns_fd``; again: only what is missing.
 
         Raises HostError in three parts, and then nothing of it is left; BusyError never: it waits for its turn.
@@ -303,7 +308,7 @@ class Network:
         self._held[name] = lock
         return name
 
-    def _lend_shared(self, session: str, terms_: NetworkTerms, pool: str | None, pool6: str | None) -> Link:
+    def _lend_shared(self, session: str, terms_: NetworkTerms | Terms, pool: str | None, pool6: str | None) -> Link:
         book = pools.Allotments(self._directory)
         with book.open():
             where = pools.places(pool, pool6, book.blocks())
@@ -415,10 +420,9 @@ class Network:
         link = one.link
         remove = partial(links.remove, link, [other.link for other in others])
         if ended:
-            pid = runner.fork(remove)
             firewall.remove(one, others)
-            runner.reap(pid)
-            remove()  # nothing, unless the child could not
+            links.wait_until_gone(link)
+            remove()
         else:
             remove()
             firewall.remove(one, others)
