@@ -17,7 +17,7 @@ import jsonschema
 import msgspec
 
 import roost
-from fuzz import checks, shown
+from fuzz import checks, networks, shown
 from roost import facts, ready
 from roost.artifacts import expand
 from roost.cli import main
@@ -327,5 +327,17 @@ def seeds(name: str) -> list[Path]:
 
 TARGETS: dict[str, Callable[[bytes, Path], None]] = {
     one.__name__: one
-    for one in (definition, names, globs, command, records, host_apt, apt_said, denials, shown.output, shown.monitor)
+    for one in (
+        definition,
+        names,
+        globs,
+        command,
+        records,
+        host_apt,
+        apt_said,
+        denials,
+        networks.networks,
+        shown.output,
+        shown.monitor,
+    )
 }

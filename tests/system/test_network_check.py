@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import threading
 from typing import TYPE_CHECKING
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from roost.definition.model import NetworkTerms
-from system.network_rig import UPLINK, WAN, Host
+from system.network_rig import UPLINK, WAN, Host, Space
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -190,4 +191,23 @@ def test_a_network_manager_is_told_while_there_are_links(served: Host, unit: str
     served.network.repair()
     assert failing(served, link) == []
     served.down("db")
+    assert served.state() == before
+
+
+def test_a_run_does_not_have_firewalld_read_a_zone(served: Host) -> None:
+    """That takes longer than many a run: links are put into a zone that it has."""
+    served.write("sys/fs/cgroup/system.slice/firewalld.service/cgroup.procs", "1\n")
+    before = served.state()
+    space = Space()
+    link = served.network.lend("abcdef", NetworkTerms())
+    served.network.attach(link, NetworkTerms(), space.fd)
+    assert not os.path.exists(f"{served.root}/etc/firewalld")
+    assert os.path.exists(f"{served.directory}/run/trusted")
+    served.up("db")
+    assert "ro-" in served.read("etc/firewalld/zones/roost.xml")
+    assert not os.path.exists(f"{served.directory}/run/trusted"), "a machine's zone has them all"
+    served.down("db")
+    space.close()
+    served.network.detach(link, ended=True)
+    served.network.close()
     assert served.state() == before

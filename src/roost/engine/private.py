@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING
 
-import msgspec
-
-from roost.definition.model import NetworkTerms
-from roost.network import Network
+from roost.network import Network, terms_from
 from roost.structs import replace
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import Any
@@ -26,7 +23,7 @@ def lent(store: Store, session: str, terms: dict[str, Any], spec: Spec) -> Itera
     ``terms`` has the fields of a definition's ``network``, and of its pool.
     """
     network = Network(f"{store.state}/network")
-    own = msgspec.convert(terms.get("network", {}), NetworkTerms)
+    own = terms_from(terms.get("network", {}))
     link = network.lend(session, own, terms.get("pool"), terms.get("pool6"))
     try:
         named = replace(spec, resolv_conf=network.resolv_conf(link), hosts=network.hosts_lines())

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from roost.definition.model import NetworkTerms
-    from roost.network.records import Attached, Link
+    from roost.network.records import Attached, Link, Terms
     from roost.network.terms import Port, Reach
 
 TABLES = ("inet roost", "bridge roost")
@@ -170,7 +170,7 @@ def chains() -> dict[str, int]:
 
 
 def elements_of(
-    link: Link, terms: NetworkTerms, ports: Iterable[Port], reach: Iterable[Reach], host_ports: Iterable[tuple[str, int]],
+    link: Link, terms: NetworkTerms | Terms, ports: Iterable[Port], reach: Iterable[Reach], host_ports: Iterable[tuple[str, int]],
     *, names: bool, resolvers: Iterable[str], local_resolver: str,
 ) -> tuple[str, ...]:  # fmt: skip
     """All that makes a machine in the tables.

@@ -7,7 +7,6 @@ a link is. What links need is set up by Roost itself: these only have to keep ou
 from __future__ import annotations
 
 import contextlib
-import fnmatch
 import os
 
 from roost.errors import HostError
@@ -66,6 +65,8 @@ _POLICY = """\
   <egress-zone name="{}"/>
 </policy>
 """
+# what firewall-cmd does, which is a Python program and takes ten times as long
+_FIREWALLD = ("busctl", "call", "org.fedoraproject.FirewallD1", "/org/fedoraproject/FirewallD1")
 NETWORKD = Manager(
     "systemd-networkd",
     "systemd-networkd.service",
@@ -86,7 +87,7 @@ FIREWALLD = Manager(
         ("etc/firewalld/policies/roost-out.xml", _POLICY.format("roost", "ANY")),
         ("etc/firewalld/policies/roost-in.xml", _POLICY.format("ANY", "roost")),
     ),
-    ("firewall-cmd", "--reload"),
+    (*_FIREWALLD, "org.fedoraproject.FirewallD1", "reload"),
 )
 EVERY = (NETWORKD, NETWORK_MANAGER, FIREWALLD)
 
@@ -116,10 +117,13 @@ def needed(manager: Manager, root: str, *, lent: bool, bridge: bool) -> bool:
     """Whether a manager has to be told of a link.
 
     A throwaway session's comes and goes with a command: networkd matters only where one of its files speaks of every
-    interface, and NetworkManager leaves each veth alone (its udev rule 85-nm-unmanaged), but not bridges.
+    interface, NetworkManager leaves each veth alone (its udev rule 85-nm-unmanaged), but not bridges, and firewalld has
+    a quicker way (``trust``).
     """
-    if not lent or manager is FIREWALLD:
+    if not lent:
         return True
+    if manager is FIREWALLD:
+        return False
     return bridge if manager is NETWORK_MANAGER else _matched_by_another(root)
 
 
@@ -138,6 +142,8 @@ def _matched_by_another(root: str) -> bool:
 
 def may_match(text: str) -> bool:
     """Whether the [Match] section of a systemd.network(5) file may mean a link: when in doubt, it may."""
+    import fnmatch  # which loads re
+
     section, names, others = "", [], 0
     for raw in text.splitlines():
         line = raw.strip()
@@ -167,7 +173,30 @@ def tell(found: Iterable[Manager], root: str) -> None:
             os.makedirs(os.path.dirname(f"{root}/{path}"), exist_ok=True)
             writing.write(f"{root}/{path}", text.encode())
         if changed and not root:
-            _reload(manager)
+            _ask(manager, manager.reload)
+
+
+def trust(memory: str, root: str) -> None:
+    """Links are in firewalld's zone for what is trusted, until it is restarted; noted in the file ``memory``.
+
+    For throwaway sessions alone: reading a zone of their own would take longer than many a run. Raises HostError.
+    """
+    if FIREWALLD in running(root) and not os.path.lexists(f"{root}/{FIREWALLD.files[0][0]}"):
+        writing.write(memory, b"firewalld\n", mode=0o600)
+        if not root:
+            _ask(FIREWALLD, _trusted("addInterface"), "ZONE_ALREADY_SET")
+
+
+def distrust(memory: str, root: str) -> None:
+    """Takes links out of that zone. Raises HostError."""
+    if os.path.lexists(memory):
+        if not root and FIREWALLD in running(root):
+            _ask(FIREWALLD, _trusted("removeInterface"), "UNKNOWN_INTERFACE")
+        writing.remove(memory)
+
+
+def _trusted(what: str) -> tuple[str, ...]:
+    return (*_FIREWALLD, "org.fedoraproject.FirewallD1.zone", what, "ss", "trusted", f"{PREFIX}+")
 
 
 def lacking(root: str) -> list[tuple[Manager, str]]:
@@ -187,16 +216,17 @@ def withdraw(root: str) -> None:
         for path, _ in manager.files:
             writing.remove(f"{root}/{path}")
         if there and not root and manager in running(root):
-            _reload(manager)
+            _ask(manager, manager.reload)
 
 
-def _reload(manager: Manager) -> None:
-    done = runner.run(runner.Command(argv=manager.reload, timeout=_TIMEOUT))
-    if done.status:
+def _ask(manager: Manager, argv: tuple[str, ...], but: str = "") -> None:
+    """Tells a manager something; ``but`` is a word of the answer that is as good as none. Raises HostError."""
+    done = runner.run(runner.Command(argv=argv, timeout=_TIMEOUT))
+    if done.status and (not but or but.encode() not in done.output):
         raise HostError(
             f"{manager.name} could not be told of Roost's interfaces",
             details=done.output.decode(errors="replace").strip()[-2000:],
-            hint=f"try `{' '.join(manager.reload)}`, or stop {manager.name} if it is not what sets the network up",
+            hint=f"try `{' '.join(argv)}`, or stop {manager.name} if it is not what sets the network up",
         )
 
 

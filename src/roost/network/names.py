@@ -47,11 +47,13 @@ def _servers(path: str) -> tuple[list[str], list[str]]:
     with contextlib.suppress(OSError), open(path, encoding="utf-8", errors="replace") as stream:
         for line in stream:
             words = line.split()
-            if len(words) > 1 and words[0] == "nameserver":
+            if len(words) < 2:
+                continue
+            if words[0] == "nameserver":
                 found = number_of(words[1])
                 if found:  # a link-local one with its interface means nothing in a machine
                     servers.append(text_of(*found))
-            elif words and words[0] in ("search", "domain", "options"):
+            elif words[0] in ("search", "domain", "options"):
                 more.append(" ".join(words))
     return servers, more
 

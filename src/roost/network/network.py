@@ -13,7 +13,7 @@ import zlib
 from functools import partial
 
 from roost.errors import Error, HostError
-from roost.host import files, netns, runner
+from roost.host import files, netns
 from roost.network import clashes, firewall, guests, links, managers, names, netlink, pools, sysctls, terms, writing
 from roost.network import others as other_firewalls
 from roost.network.addresses import number_of
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from roost.definition.model import NetworkTerms
+    from roost.network.records import Terms
 
 
 class Network:
@@ -40,7 +41,9 @@ class Network:
         self._root = root
         self._held: dict[str, int] = {}
 
-    def allot(self, machine: str, terms_: NetworkTerms, pool: str | None = None, pool6: str | None = None) -> Link:
+    def allot(
+        self, machine: str, terms_: NetworkTerms | Terms, pool: str | None = None, pool6: str | None = None
+    ) -> Link:
         """The machine's link, the same one each time while its terms ask for the same.
 
         Raises HostError when the pool is used up, DefinitionError when a pool or an address is none.
@@ -61,7 +64,9 @@ class Network:
             book.write()
             return link
 
-    def lend(self, session: str, terms_: NetworkTerms, pool: str | None = None, pool6: str | None = None) -> Link:
+    def lend(
+        self, session: str, terms_: NetworkTerms | Terms, pool: str | None = None, pool6: str | None = None
+    ) -> Link:
         """A link for a throwaway session, held by a lock until it is given back or this process ends.
 
         Raises HostError when all are lent, DefinitionError when a pool is none.
@@ -127,7 +132,7 @@ class Network:
                     found.append(one)
         return found
 
-    def attach(self, link: Link, terms_: NetworkTerms, netns_fd: int) -> None:
+    def attach(self, link: Link, terms_: NetworkTerms | Terms, netns_fd: int) -> None:
         """Sets up the network of a machine whose network namespace is ``netns_fd``; again: only what is missing.
 
         Raises HostError in three parts, and then nothing of it is left; BusyError never: it waits for its turn.
@@ -224,7 +229,7 @@ class Network:
     def _host_side(self, every: list[Attached]) -> None:
         if managers.concern_us(self._root):
             for one in every:
-                self._tell_managers(one.link)
+                self._tell_managers(one.link, first=True)
         sysctls.turn_on(f"{self._run}/settings", ipv6=any(one.link.address6 for one in every))
         other_firewalls.let_through(f"{self._run}/chains")
         firewall.replace(every)
@@ -307,7 +312,7 @@ class Network:
         self._held[name] = lock
         return name
 
-    def _lend_shared(self, session: str, terms_: NetworkTerms, pool: str | None, pool6: str | None) -> Link:
+    def _lend_shared(self, session: str, terms_: NetworkTerms | Terms, pool: str | None, pool6: str | None) -> Link:
         book = pools.Allotments(self._directory)
         with book.open():
             where = pools.places(pool, pool6, book.blocks())
@@ -392,7 +397,7 @@ class Network:
     def _set_up(self, new: Attached, others: list[Attached], netns_fd: int, *, same: bool) -> None:
         link = new.link
         if managers.concern_us(self._root):
-            self._tell_managers(link)
+            self._tell_managers(link, first=not others)
         sysctls.turn_on(f"{self._run}/settings", ipv6=bool(link.address6))
         if not others:
             other_firewalls.let_through(f"{self._run}/chains")
@@ -406,7 +411,11 @@ class Network:
         if not link.lent:
             self._host_names()
 
-    def _tell_managers(self, link: Link) -> None:
+    def _tell_managers(self, link: Link, *, first: bool) -> None:
+        if not link.lent:
+            managers.distrust(f"{self._run}/trusted", self._root)
+        elif first:
+            managers.trust(f"{self._run}/trusted", self._root)
         found = managers.running(self._root)
         told = [m for m in found if managers.needed(m, self._root, lent=link.lent, bridge=bool(link.bridge))]
         managers.tell(told, self._root)
@@ -415,10 +424,9 @@ class Network:
         link = one.link
         remove = partial(links.remove, link, [other.link for other in others])
         if ended:
-            pid = runner.fork(remove)
             firewall.remove(one, others)
-            runner.reap(pid)
-            remove()  # nothing, unless the child could not
+            links.wait_until_gone(link)
+            remove()
         else:
             remove()
             firewall.remove(one, others)
@@ -431,6 +439,7 @@ class Network:
     def _last(self) -> None:
         if managers.concern_us(self._root):
             managers.withdraw(self._root)
+            managers.distrust(f"{self._run}/trusted", self._root)
         other_firewalls.withdraw(f"{self._run}/chains")
         sysctls.put_back(f"{self._run}/settings", netlink.interfaces())
 

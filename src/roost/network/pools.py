@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from roost.definition.model import NetworkTerms
+    from roost.network.records import Terms
 
 NAME_MOST = 15  # IFNAMSIZ less the final zero, linux/if.h
 WIDEST = {32: 8, 128: 16}  # wider routes are ways to everywhere, which every network lies in
@@ -235,7 +236,7 @@ def name_for(machine: str, used: set[str], infix: str = "") -> str:
         number += 1
 
 
-def shared_for(allotments: Allotments, terms: NetworkTerms, where: Places, used: set[str]) -> Shared:
+def shared_for(allotments: Allotments, terms: NetworkTerms | Terms, where: Places, used: set[str]) -> Shared:
     """The bridge that terms name, allotted when it is new."""
     found = allotments.bridges.get(terms.bridge)
     if found:
@@ -254,7 +255,7 @@ def shared_for(allotments: Allotments, terms: NetworkTerms, where: Places, used:
     return made
 
 
-def fits(old: Link, terms_: NetworkTerms, book: Allotments, pool: str | None) -> bool:
+def fits(old: Link, terms_: NetworkTerms | Terms, book: Allotments, pool: str | None) -> bool:
     """Whether what was allotted is what is wanted now."""
     shared = book.bridges.get(terms_.bridge)
     if old.bridge != (shared.interface if shared else "") or (terms_.bridge and not shared):
@@ -270,7 +271,9 @@ def used_names(book: Allotments) -> set[str]:
     return {*netlink.interfaces(), *allotted, *(bridge.interface for bridge in book.bridges.values())}
 
 
-def new_link(machine: str, name: str, terms_: NetworkTerms, book: Allotments, where: Places, used: set[str]) -> Link:
+def new_link(
+    machine: str, name: str, terms_: NetworkTerms | Terms, book: Allotments, where: Places, used: set[str]
+) -> Link:
     if terms_.bridge:
         shared = shared_for(book, terms_, where, {*used, name})
         taken = {link.address.partition("/")[0] for link in book.links.values() if link.bridge == shared.interface}
@@ -300,7 +303,7 @@ def refuse_taken(block: Block, taken: list[Block]) -> None:
         )
 
 
-def places_on(shared: Shared, terms_: NetworkTerms, taken: set[str], *, lent: bool) -> list[int]:
+def places_on(shared: Shared, terms_: NetworkTerms | Terms, taken: set[str], *, lent: bool) -> list[int]:
     """The free places on a bridge, as distances from its first address: its first three quarters are for machines."""
     block = block_of(shared.block)
     assert block is not None

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from roost.structs import Struct
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
 PREFIX = "ro-"
 INSIDE = "host0"  # systemd-nspawn's own name for it, which systemd's 80-container-host0.network matches
 
@@ -38,6 +42,16 @@ class Link(Struct, frozen=True):
         """As one line of a file."""
         fields = (self.machine, self.interface, self.address, self.gateway, self.address6, self.gateway6, self.bridge)
         return " ".join(field or "-" for field in fields)
+
+
+class Terms(Struct, frozen=True):
+    """What ``definition.model.NetworkTerms`` has, for a run, which has no time to load that."""
+
+    bridge: str = ""
+    isolated: bool = False
+    publish: tuple[str, ...] = ()
+    egress: tuple[str, ...] | None = None
+    address: str = ""
 
 
 class Hop(Struct, frozen=True):
@@ -87,3 +101,9 @@ def attached_from(text: str) -> Attached | None:
     if link is None or not text.endswith("\n"):
         return None
     return Attached(link, of["element"], of["port"], "".join(of["owner"]))
+
+
+def terms_from(fields: dict[str, Any]) -> Terms:
+    """The terms that a JSON object of them tells: its lists are tuples here."""
+    of: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
+    return Terms(**of)
