@@ -139,9 +139,8 @@ def measure() -> None:
         pairs = [(host.ours(), host.bare()) for _ in range(RUNS)]
         mine, other = (statistics.median(one[side] for one in pairs) for side in (0, 1))
         verdict = "ok" if mine - other <= OVERHEAD_MOST else "OVER"
-        print(
-            f"a machine up and ready, and systemd-nspawn -b{'':14} {mine:8.1f} {other:8.1f} ms {mine - other:+7.0f}  <= +{OVERHEAD_MOST} {verdict}"
-        )
+        what = "a machine up and ready, and systemd-nspawn -b"
+        print(f"{what:58} {mine:8.1f} {other:8.1f} ms {mine - other:+7.0f}  <= +{OVERHEAD_MOST} {verdict}")
         print(f"{MACHINES} machines up and ready, with one command{'':14} {host.together() / 1000:8.1f}          s")
         host.run("open"), host.run("closed")
         runs = [(host.run("closed"), host.run("open")) for _ in range(3 * RUNS)]

@@ -16,7 +16,8 @@ import time
 from typing import TYPE_CHECKING
 
 from roost.boot import start, wiring
-from roost.boot.record import Records, init_of
+from roost.boot.leader import leader_of
+from roost.boot.record import Records
 from roost.boot.sessions import begin_anew
 from roost.engine.launch import describe
 from roost.errors import BusyError, HostError, of_os
@@ -98,7 +99,7 @@ def _range(store: Store, record: Booted, kept: dict[str, int]) -> Range:
 
 def attach(store: Store, record: Booted, pid: int) -> None:
     """Connects the machine of the nspawn ``pid``. Raises Error."""
-    leader = init_of(pid)
+    leader = leader_of(pid)
     if leader is None:
         raise HostError(
             f"{record.name} has ended already", hint=f"`journalctl -u systemd-nspawn@{record.name}` says why"

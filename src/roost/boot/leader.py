@@ -58,21 +58,21 @@ def leader_of(nspawn: int) -> Leader | None:
             for pid in map(int, stream.read().split()):
                 with contextlib.suppress(OSError):
                     if os.readlink(f"/proc/{pid}/ns/pid") != own:
-                        return Leader(pid=pid, started=_started(f"/proc/{pid}"))
+                        return Leader(pid=pid, started=started_at(f"/proc/{pid}"))
     return None
 
 
 def leader_by_pid(pid: int) -> Leader | None:
     """The init with this number on the host, as machined or a record tells it; None when there is no such process."""
     with contextlib.suppress(OSError):
-        return Leader(pid=pid, started=_started(f"/proc/{pid}"))
+        return Leader(pid=pid, started=started_at(f"/proc/{pid}"))
     return None
 
 
 def is_alive(leader: Leader) -> bool:
     """Whether it still runs."""
     try:
-        return _started(f"/proc/{leader.pid}") == leader.started
+        return started_at(f"/proc/{leader.pid}") == leader.started
     except OSError:
         return False
 
@@ -161,7 +161,7 @@ def _to_join(place: str) -> Iterator[int]:
             yield flag
 
 
-def _started(place: str) -> int:
+def started_at(place: str) -> int:
     """Field 22 of proc(5)'s stat; a process may call itself anything, so what is counted begins after its name."""
     fields = _read(f"{place}/stat").rpartition(")")[2].split()
     if fields[0] in "ZX":

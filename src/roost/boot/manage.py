@@ -11,7 +11,8 @@ from msgspec import Struct, structs
 
 from roost.boot import sessions, wiring
 from roost.boot.changes import changes
-from roost.boot.record import BoundPath, Caps, Records, init_of
+from roost.boot.leader import leader_of
+from roost.boot.record import BoundPath, Caps, Records
 from roost.boot.remains import lock_of
 from roost.boot.supervised import Supervised
 from roost.boot.units import Units, booted
@@ -164,7 +165,7 @@ class Machines:
 
     def _has_begun(self, name: str) -> bool:
         process = self.records.running(name)
-        return process is not None and init_of(process.pid) is not None
+        return process is not None and leader_of(process.pid) is not None
 
     def _is_live(self, change: Change) -> bool:
         """Whether no start is needed for it. Limits are the unit's: systemd puts them into force when it reads them again."""
@@ -207,7 +208,7 @@ class Machines:
     def _apply(self, wanted: Booted, found: Sequence[Change]) -> None:
         """What a running machine takes over without a start."""
         process = self.records.running(wanted.name)
-        leader = init_of(process.pid) if process else None
+        leader = leader_of(process.pid) if process else None
         if leader is not None and any(change.what.startswith("network.") for change in found):
             wiring.attach(self._store, wanted, leader)
 
@@ -250,8 +251,6 @@ class Machines:
 
     def leader(self, name: str) -> Leader:
         """The init of a machine that runs. Raises StoreError."""
-        from roost.boot.leader import leader_of
-
         process = self.records.running(name)
         leader = leader_of(process.pid) if process else None
         if leader is None:
@@ -324,6 +323,7 @@ class Machines:
         record = self.records.known(name)
         process = self.records.running(name)
         link = wiring.known_link(self._store, name) if record.network == "private" else None
+        init = leader_of(process.pid) if process else None
         state = "down"
         if process is not None:
             with contextlib.suppress(Error, OSError):
@@ -334,7 +334,7 @@ class Machines:
             state = "damaged"
         return Status(
             machine=name, state=state, enabled=self.host.is_enabled(name), since=process.since if process else 0.0,
-            pid=(init_of(process.pid) or 0) if process else 0, address=link.address.partition("/")[0] if link else "",
+            pid=init.pid if init else 0, address=link.address.partition("/")[0] if link else "",
             address6=link.address6.partition("/")[0] if link else "", interface=link.interface if link and process else "",
             ephemeral=record.boot.ephemeral, outdated=outdated,
         )  # fmt: skip

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import msgspec
 from msgspec import Struct
 
+from roost.boot.leader import Leader, is_alive, leader_by_pid
 from roost.definition.model import BootTerms, NetworkTerms
 from roost.errors import StoreError
 from roost.host import files
@@ -76,22 +77,9 @@ class Process(Struct, frozen=True, kw_only=True):
     since: float
 
 
-def started_at(pid: int) -> int | None:
-    """When a process was started, in clock ticks since the host's boot; None when it is gone."""
-    with contextlib.suppress(OSError), open(f"/proc/{pid}/stat", "rb") as stream:
-        return int(stream.read().rpartition(b")")[2].split()[19])
-    return None
-
-
-def init_of(nspawn: int) -> int | None:
-    """The machine's own process 1, by its number on the host: the child of nspawn that is in another pid namespace."""
-    with contextlib.suppress(OSError):
-        own = os.stat(f"/proc/{nspawn}/ns/pid").st_ino
-        with open(f"/proc/{nspawn}/task/{nspawn}/children", encoding="ascii") as stream:
-            for word in stream.read().split():
-                if os.stat(f"/proc/{word}/ns/pid").st_ino != own:
-                    return int(word)
-    return None
+def _started(pid: int) -> int:
+    process = leader_by_pid(pid)
+    return process.started if process else 0
 
 
 class Records:
@@ -163,18 +151,18 @@ class Records:
         """The nspawn of a machine that runs; None when it does not."""
         with contextlib.suppress(OSError, msgspec.MsgspecError), open(f"{self.run}/{name}/run.json", "rb") as stream:
             process = msgspec.json.decode(stream.read(), type=Process)
-            if started_at(process.pid) == process.started:
+            if is_alive(Leader(pid=process.pid, started=process.started)):
                 return process
         return None
 
     def set_running(self, name: str, pid: int, since: float) -> None:
         """Notes the nspawn of a machine that has been started."""
-        process = Process(pid=pid, started=started_at(pid) or 0, since=since)
+        process = Process(pid=pid, started=_started(pid), since=since)
         files.write_atomic(f"{self.run}/{name}/run.json", msgspec.json.encode(process))
 
     def set_supervisor(self, name: str) -> None:
         """Notes that this process is the machine's supervisor."""
-        text = f"{os.getpid()} {started_at(os.getpid())}"
+        text = f"{os.getpid()} {_started(os.getpid())}"
         files.write_atomic(f"{self.make_run(name)}/supervisor", text.encode())
 
     def supervisor(self, name: str) -> int | None:
@@ -184,7 +172,7 @@ class Records:
             open(f"{self.run}/{name}/supervisor", encoding="ascii") as stream,
         ):
             pid, started = map(int, stream.read().split())
-            return pid if started_at(pid) == started else None
+            return pid if is_alive(Leader(pid=pid, started=started)) else None
         return None
 
     def make_run(self, name: str) -> str:

@@ -20,7 +20,8 @@ import time
 from typing import TYPE_CHECKING
 
 from roost.boot import start
-from roost.boot.record import Records, init_of
+from roost.boot.leader import leader_of
+from roost.boot.record import Records
 from roost.boot.sessions import begin_anew
 from roost.boot.wiring import attach, detach, link_of
 from roost.engine.launch import describe
@@ -187,7 +188,7 @@ class Supervisor:
     def _has_begun(self) -> None:
         """The machine's init runs: gives it its network, and says so."""
         self._up_now = True
-        leader = init_of(self._pid)
+        leader = leader_of(self._pid)
         if leader is None:
             return  # it is ending already
         try:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from roost.boot.leader import netns_fd
 from roost.host import files
 from roost.network import Network
 
 if TYPE_CHECKING:
+    from roost.boot.leader import Leader
     from roost.boot.record import Booted
     from roost.network import Link
     from roost.store import Store
@@ -33,12 +35,12 @@ def link_of(store: Store, record: Booted) -> Link | None:
     return network_of(store).allot(record.name, record.terms, record.pool, record.pool6)
 
 
-def attach(store: Store, record: Booted, leader: int) -> None:
-    """Connects a machine whose init has the process id ``leader``. Raises HostError."""
+def attach(store: Store, record: Booted, leader: Leader) -> None:
+    """Connects a machine whose init is ``leader``. Raises HostError."""
     link = link_of(store, record)
     if link is None:
         return
-    fd = os.open(f"/proc/{leader}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    fd = netns_fd(leader)
     try:
         network_of(store).attach(link, record.terms, fd)
     finally:
