@@ -9,6 +9,8 @@ from roost.errors import Error
 
 def main(argv: list[str]) -> int:
     """The status of the process."""
+    # msgspec looks there for what typing has since 3.11, see roost.cli
+    sys.modules.setdefault("typing_extensions", None)  # type: ignore[arg-type]
     what, state, name, *more = argv[1:]
     if what == "supervise":
         from roost.boot.supervise import supervise

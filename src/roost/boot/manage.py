@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import time
-import uuid
 from typing import TYPE_CHECKING
 
 from msgspec import Struct, structs
@@ -95,8 +95,15 @@ def record_of(
         binds=tuple(BoundPath(source=b.source, target=b.target, read_only=b.read_only) for b in machine.binds),
         limits=Caps(memory=machine.memory, cpus=machine.cpus, tasks=machine.tasks),
         firstboot=tuple((script.name, script.content) for script in machine.firstboot),
-        uuid=before.uuid if before else uuid.uuid4().hex,
+        uuid=before.uuid if before else new_machine_id(),
     )  # fmt: skip
+
+
+def new_machine_id() -> str:
+    """A random machine-id(5), as sd_id128_randomize(3) makes one: the bits of a UUID of version 4."""
+    data = bytearray(os.urandom(16))
+    data[6], data[8] = data[6] & 0x0F | 0x40, data[8] & 0x3F | 0x80
+    return data.hex()
 
 
 class Machines:
