@@ -45,8 +45,9 @@ class Booting:
 
     def clear_machines(self) -> list[str]:
         """Clears what machines and private networks whose processes were killed have left; what it was."""
-        runs = files.names_in(f"{self.store.run}/booted")
-        if all(map(self.store.is_alive, runs)) and not files.names_in(f"{netns.directory()}/attached"):
+        runs, networks = files.names_in(f"{self.store.run}/booted"), netns.directory()
+        at_rest = all(map(self.store.is_alive, runs)) and not files.names_in(f"{networks}/attached")
+        if at_rest and not netns.has_dead_loans(networks):
             return []
         from roost.boot.remains import sweep
 

@@ -50,6 +50,7 @@ class BootWorld(World):
         ):  # fmt: skip
             make_booty(state, name=name, digest=digest, rc=rc, quick=True)
         self.define("booty")
+        self.words_must_pass("status")  # its worker has begun
 
     def define(self, layer: str) -> None:
         """The layer that ``box`` is to stand on."""

@@ -196,6 +196,8 @@ class Network:
                     firewall.replace(())
                 self._last()
             self._host_names()
+            for name in files.names_in(f"{self._run}/lent"):
+                files.drop_free_lock(f"{self._run}/lent/{name}")
             return found
 
     def check(self, link: Link | None = None, netns_fd: int | None = None) -> list[Hop]:
@@ -239,10 +241,13 @@ class Network:
         self._host_names()
 
     def leftovers(self) -> list[str]:
-        """Whose link ``sweep`` would clear; ``the host`` when it is something else. Changes nothing."""
+        """Whose link ``sweep`` would clear, or the address that was lent; ``the host`` when it is something else."""
         every = self.records()
         gone = self._gone(every)
         found = [one.link.machine for one in gone]
+        attached = {one.link.address.partition("/")[0] for one in every}
+        lent = [name for name in files.names_in(f"{self._run}/lent") if name not in attached]
+        found += [name for name in lent if not files.is_held(f"{self._run}/lent/{name}")]
         told = managers.concern_us(self._root) and managers.told(self._root)
         if not every and (told or firewall.is_there()):
             found.append("the host")
