@@ -176,7 +176,7 @@ class Lab:
     def _boot(self, name: str) -> LabHost:
         layers, guest = self._layers[f"lab-{name}"], self._layers["guest"]
         os.rmdir(f"{self._directory}/wheels-{name}")
-        os.symlink(_wheels(self._cached, layers), f"{self._directory}/wheels-{name}")
+        os.symlink(wheels(self._cached, layers), f"{self._directory}/wheels-{name}")
         link_layers(self._cached, self._rig.state, layers)
         state = f"{self._directory}/state-{name}"
         link_layers(self._cached, state, guest)
@@ -197,7 +197,7 @@ class Lab:
             assert not Path(group, "cgroup.procs").read_text(), f"processes are left in {group}"
 
 
-def _wheels(cached: str, layers: tuple[str, ...]) -> str:
+def wheels(cached: str, layers: tuple[str, ...]) -> str:
     """Roost's dependencies for the Python of a tree, as this host's pip finds them; made once, kept outside the checkout."""
     trees = [f"{cached}/layers/{digest}/tree/usr/lib" for digest in layers]
     names = [name for tree in trees if os.path.isdir(tree) for name in os.listdir(tree)]

@@ -4,8 +4,9 @@
     python -m roost.boot attach STATE NAME $MAINPID     ExecStartPost=: the network, once the machine's init runs
     python -m roost.boot leave STATE NAME      ExecStopPost=: takes from the host what was the running machine's
 
-The locks of the session and of its id range are kept by systemd (its file descriptor store), as long as the unit is
-active: so whoever asks the store sees that the machine is in use.
+The locks of the session and of its id range are kept by nspawn, and by systemd (its file descriptor store) while the unit
+starts nspawn again: so whoever asks the store sees that the machine is in use. systemd alone would not do: it closes
+them when somebody takes the drop-in away (`systemctl revert`) under a machine that runs.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ def enter(store: Store, record: Booted) -> None:
         if lock is None:
             raise BusyError(f"{name} is in use", hint="`roost status` and `roost session list` say by whom")
         _keep("lock", lock)
+        kept["lock"] = lock
     held = _range(store, record, kept) if record.private_users else None
     if record.boot.ephemeral:
         begin_anew(store, record)
@@ -61,6 +63,8 @@ def enter(store: Store, record: Booted) -> None:
         if key in os.environ
     }
     os.chdir("/")
+    for lock in (kept["lock"], *([held.lock] if held else [])):
+        os.set_inheritable(lock, True)  # noqa: FBT003  # by nspawn alone: it closes what it does not know in the machine
     os.execvpe("systemd-nspawn", words, env)  # noqa: S606
 
 

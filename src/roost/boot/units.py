@@ -97,7 +97,8 @@ class Units:
         """Starts the unit; returns when the machine's init runs and its network is up. Raises HostError."""
         unit = unit_of(record.name)
         systemctl("reset-failed", unit, check=False)
-        done = systemctl("start", unit, check=False, timeout=record.boot.timeout + _ENOUGH)
+        # one that is active and is not known to be up has lost what it was started with: a start would do nothing
+        done = systemctl("restart", unit, check=False, timeout=record.boot.timeout + _ENOUGH)
         if done.status != 0:
             raise HostError(
                 f"{record.name} did not start: {unit} failed",

@@ -157,7 +157,9 @@ def _stock(spec: Spec, group: cgroups.Group, output: int) -> None:
     os.dup2(os.open("/dev/null", os.O_RDWR), 0)
     os.dup2(output, 1)
     os.dup2(output, 2)
-    os.execvpe(argv[0], argv, runner.child_env({}))  # noqa: S606
+    # as for sessions: on a host with cgroup v2 alone nspawn would make a hierarchy of v1, and the group in it stays
+    env = {"SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1"} if group.born else {}
+    os.execvpe(argv[0], argv, runner.child_env(env))  # noqa: S606
 
 
 def _leaf(pid: int) -> int:
