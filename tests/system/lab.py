@@ -43,6 +43,7 @@ distribution = "debian"
 source-packages = true
 release = "bookworm"
 packages = ["iproute2", "socat"]
+services = ["systemd-networkd"]
 """
 """Under every machine that a lab host boots: the layers of the machine ``guest`` of tests/lab/roost.toml."""
 _INSTALL = """

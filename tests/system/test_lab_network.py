@@ -225,6 +225,13 @@ def expect_all(host: LabHost) -> None:
     }
 
 
+def expect_agreement(host: LabHost) -> None:
+    """The machine's own networkd has read what is set from outside, and calls it configured."""
+    shown = "roost exec client -- networkctl --no-pager status host0"
+    host.ok(f"until {shown} | grep -q '(configured)'; do sleep 0.1; done", timeout=20)
+    assert "/run/systemd/network/10-roost-host0.network" in host.ok(shown)
+
+
 @pytest.mark.parametrize(
     ("host", "name"),
     [("bookworm", "networkd"), ("trixie", "NetworkManager"), ("sid", "firewalld"), ("bookworm", "nftables")],
@@ -236,6 +243,7 @@ def test_machines_reach_what_they_may_beside_what_manages_the_network(host: LabH
         quiet = host.ok("nft -s list ruleset | sed 's/counter packets.*bytes [0-9]*//' | sort")
         host.define(MACHINES)
         host.roost("up", "web", "client", "alone")
+        expect_agreement(host)
         open_doors(host)
         host.ok(f"ip -n wan route add {address_of(host, 'web')} via {UPLINK}")
         expect_all(host)
