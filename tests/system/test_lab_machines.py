@@ -184,6 +184,18 @@ def test_its_unit_starts_it_again_when_nspawn_is_killed(host: LabHost) -> None:
     host.roost("down", "guest", "--remove")
 
 
+def test_one_that_crashed_too_often_is_brought_up_again_by_hand(host: LabHost) -> None:
+    host.define(guest())
+    up(host)
+    pid = f"pid=$(systemctl show {UNIT} -p MainPID --value)"
+    host.ok(
+        f"until systemctl is-failed --quiet {UNIT}; do {pid}; [ $pid = 0 ] || kill -9 $pid; sleep 0.1; done", timeout=30
+    )
+    assert status(host)["state"] == "down"
+    assert (up(host)["action"], up(host)["action"]) == ("started", "unchanged")
+    host.roost("down", "guest", "--remove")
+
+
 def test_one_that_never_gets_ready_is_told_with_its_last_words(host: LabHost) -> None:
     host.define(guest("ready = 'echo not yet >&2; false', timeout = '2s'"))
     done = host.roost("up", "guest", status=1)

@@ -12,7 +12,6 @@ them when somebody takes the drop-in away (`systemctl revert`) under a machine t
 from __future__ import annotations
 
 import os
-import socket
 import time
 from typing import TYPE_CHECKING
 
@@ -86,6 +85,8 @@ def _keep(name: str, fd: int) -> None:
     address = os.environ.get("NOTIFY_SOCKET")
     if not address:
         raise HostError("NOTIFY_SOCKET is not set", hint="this is for the unit alone: `roost up`")
+    import socket  # once for each machine that comes up: not when it starts again
+
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as channel:
         channel.connect("\0" + address[1:] if address[0] == "@" else address)
         socket.send_fds(channel, [f"FDSTORE=1\nFDNAME=roost-{name}".encode()], [fd])

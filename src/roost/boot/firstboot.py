@@ -7,7 +7,6 @@ them again, one that was cut off goes on with the script that did not end.
 
 from __future__ import annotations
 
-import hashlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -63,6 +62,8 @@ def files_of(scripts: Sequence[tuple[str, bytes]]) -> dict[str, bytes]:
     """The files below the machine's /run; none without scripts."""
     if not scripts:
         return {}
+    import hashlib  # half of what a start without scripts would load
+
     found = {
         f"/run/systemd/system/{UNIT}": _UNIT.encode(),
         "/run/systemd/system/multi-user.target.wants": UNIT.encode(),

@@ -145,7 +145,8 @@ class Machines:
             self._prepare(wanted, before)
         else:
             action = "changed" if found else action
-            self.records.write(wanted)
+            if wanted != before:
+                self.records.write(wanted)
         if found or not runs or before is None:
             self.host.install(wanted)
         self._enable(wanted, before)
@@ -192,7 +193,8 @@ class Machines:
         self._check(wanted)
         if before is not None and before.boot.ephemeral and not wanted.boot.ephemeral:
             self._store.discard(wanted.name)
-        self.records.write(wanted)
+        if wanted != before:
+            self.records.write(wanted)
         sessions.ensure(self._store, wanted)
 
     def _check(self, wanted: Booted) -> None:

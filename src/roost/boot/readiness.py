@@ -10,6 +10,7 @@ from roost.boot import leader as leaders
 from roost.boot.inside import filters_of, run_inside
 from roost.engine.execute import Streams
 from roost.errors import HostError, Interrupted
+from roost.host import syscalls
 from roost.structs import Struct
 
 TYPE_CHECKING = False
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from roost.engine.execute import Ended
 
 _PAUSE = 0.05  # seconds between two questions to an init that has no answer yet
+_DEAF = 3.0  # seconds after which it is asked although nothing says that it listens
 _ASKED = 10.0  # seconds that one question may take: systemctl has been seen to miss the answer (systemd before 243)
 _GRACE = 0.2  # seconds that a question has to end: systemctl does not heed SIGTERM
 _SHOWN = 15  # lines of the log in an error
@@ -61,7 +63,7 @@ def wait_ready(
         began = began or leaders.has_begun(leader)
         if began and not ready and not is_systemd(leader):
             return Ready(state="ready")
-        if began:
+        if began and (ready or _listens(leader) or timeout - left > _DEAF):
             try:
                 filters = filters_of(leader) if filters is None else filters
                 found = _ask(leader, ready, min(left, _ASKED), stop_fd, filters)
@@ -71,12 +73,28 @@ def wait_ready(
                 continue
             if found is not None:
                 return found
-        _pause(_PAUSE if began else _PAUSE / 10, stop_fd)
+            _pause(_PAUSE, stop_fd)
+        _pause(_PAUSE / 10, stop_fd)
     raise HostError(
         f"the machine was not ready within {timeout:g} s" + (f": `{ready}` never ended with status 0" if ready else ""),
         details=_last(leader, console, filters),
         hint="`roost logs` shows more; boot.timeout in the definition gives it longer",
     )
+
+
+def _listens(leader: Leader) -> bool:
+    """Whether its systemd can be asked by now: an earlier question costs more than many looks, and has no answer."""
+    try:
+        root = os.open(f"/proc/{leader.pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        os.close(syscalls.openat2("run/systemd/private", os.O_PATH, root=root))
+    except OSError:
+        return False
+    finally:
+        os.close(root)
+    return True
 
 
 def state(leader: Leader) -> str:

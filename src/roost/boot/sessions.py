@@ -54,6 +54,9 @@ def ensure(store: Store, machine: Booted) -> None:
         raise StoreError(f"there is a session {machine.name} of {found.machine}", hint="give the machine another name")
     with store.alive(machine.name):  # a damaged record is written anew
         record = replace(wanted, created=found.created if found else wanted.created)
+        if record == found:
+            store.check_layers(machine.layers)
+            return
         store.refer(record)  # before the record names them; what it stood on keeps its reference, for rollback
         store.check_layers(machine.layers)
         store.write_session(record, store.session_directory(machine.name), durable=True)

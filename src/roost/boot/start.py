@@ -6,10 +6,12 @@ given (nspawn would make directories there that belong to nobody) and then becom
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from typing import TYPE_CHECKING, Any
 
+from msgspec import MsgspecError, json
 from msgspec.structs import asdict
 
 from roost.boot import firstboot, wiring
@@ -17,7 +19,7 @@ from roost.boot.settings import INIT, Inside, environment, options, settings
 from roost.engine.launch import mount_tree
 from roost.engine.spec import Bound, Spec
 from roost.errors import HostError
-from roost.host import runner, syscalls
+from roost.host import files, runner, syscalls
 from roost.session.overlay import lower_names
 from roost.sessions import init_path
 
@@ -198,6 +200,11 @@ def nspawn_environment(record: Booted, inside: Inside) -> dict[str, str]:
 
 def inside_of(store: Store, record: Booted) -> Inside:
     """What a start has to know of a machine's layers, without a start. Raises HostError as ``look_inside``."""
+    known = f"{store.state}/booted/{record.name}/inside.json"
+    with contextlib.suppress(OSError, MsgspecError), open(known, "rb") as stream:
+        layers, found = json.decode(stream.read(), type=tuple[tuple[str, ...], Inside])
+        if layers == record.layers:
+            return found
     trees = [store.tree(digest) for digest in reversed(record.layers)]
 
     def look() -> dict[str, Any]:
@@ -215,4 +222,7 @@ def inside_of(store: Store, record: Booted) -> Inside:
             tree = "merged"
         return asdict(look_inside(tree))
 
-    return Inside(**runner.in_child(look))
+    found = Inside(**runner.in_child(look))
+    with contextlib.suppress(OSError):
+        files.write_atomic(known, json.encode((record.layers, found)), staging=f"{store.state}/staging")
+    return found

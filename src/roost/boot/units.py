@@ -91,14 +91,17 @@ class Units:
         for directory in (f"{SYSTEM}/{unit_of(name)}.d", f"{IMAGES}/{name}"):
             with contextlib.suppress(OSError):
                 os.rmdir(directory)
+        systemctl("reset-failed", unit_of(name), check=False)
         systemctl("daemon-reload")
 
     def start(self, record: Booted) -> None:
         """Starts the unit; returns when the machine's init runs and its network is up. Raises HostError."""
         unit = unit_of(record.name)
-        systemctl("reset-failed", unit, check=False)
         # one that is active and is not known to be up has lost what it was started with: a start would do nothing
         done = systemctl("restart", unit, check=False, timeout=record.boot.timeout + _ENOUGH)
+        if done.status != 0 and "repeated too quickly" in self.console(record.name, lines=5):  # by itself, after crashes
+            systemctl("reset-failed", unit)
+            done = systemctl("restart", unit, check=False, timeout=record.boot.timeout + _ENOUGH)
         if done.status != 0:
             raise HostError(
                 f"{record.name} did not start: {unit} failed",
@@ -194,7 +197,7 @@ def drop_in(record: Booted, state: str) -> str:
         "# mounts the layers and the machine's changes where only it sees them, then becomes systemd-nspawn",
         "ExecStart=",
         f"ExecStart={program} enter {machine}",
-        f"ExecStartPost={program} attach {machine} $MAINPID",
+        *([f"ExecStartPost={program} attach {machine} $MAINPID"] if record.network == "private" else []),
         f"ExecStopPost={program} leave {machine}",
         "# the locks of its session and of its id range",
         "FileDescriptorStoreMax=4",
@@ -204,7 +207,7 @@ def drop_in(record: Booted, state: str) -> str:
         *_limits(record),
     ]
     if record.boot.nested:
-        lines += ["DevicePolicy=auto"]
+        lines += ["DevicePolicy=auto", "DeviceAllow="]
     return "\n".join(lines) + "\n"
 
 

@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING
 
 from roost.boot.leader import netns_fd
 from roost.host import files
-from roost.network import Network
 
 if TYPE_CHECKING:
     from roost.boot.leader import Leader
     from roost.boot.record import Booted
-    from roost.network import Link
+    from roost.network import Link, Network
     from roost.store import Store
 
 _HOSTS = """127.0.0.1 localhost
@@ -25,6 +24,8 @@ ff02::2 ip6-allrouters
 
 def network_of(store: Store) -> Network:
     """The networks of a store."""
+    from roost.network import Network  # a machine without a private one starts without it
+
     return Network(f"{store.state}/network")
 
 
