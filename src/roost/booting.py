@@ -78,6 +78,10 @@ class Booting:
                 works[name] = _failing(name, error)
             else:
                 wanted = self._wanted(item, self._record_of(name), ephemeral=ephemeral)
+                if item.machine.disk is not None:
+                    self._watch.monitor(
+                        Warned(message=f"{name}: limits.disk is for sessions; one that boots has no such limit")
+                    )
                 works[name] = partial(_bring_up, boots, wanted, wait=wait, restart=restart)
         return self._side_by_side(works)
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 ALL = os.environ.get("ROOST_FAULTS") == "all"
 SEED = int(os.environ.get("ROOST_SEED", "0")) or int.from_bytes(os.urandom(4))
 SIDE_BY_SIDE = 2
-SAMPLE = 6  # points of a scene
+SAMPLE = 4  # points of a scene
 
 
 def _kill(scene: BootScene, points: list[tuple[str, int]], dice: random.Random) -> tuple[int, list[str]]:

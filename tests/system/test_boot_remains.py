@@ -70,6 +70,14 @@ def test_doctor_tells_and_clears_what_a_kill_left(rig: BootRig) -> None:
     assert rig.up()["action"] == "started"
 
 
+def test_a_limit_that_is_not_enforced_is_said(rig: BootRig) -> None:
+    """Rather than to be believed in."""
+    rig.define('[machines.tiny]\nfrom = "layer:booty"\nlimits = { disk = "64M" }\n')
+    done = rig("up", "tiny")
+    assert done.status == 0
+    assert "limits.disk is for sessions" in done.said
+
+
 def test_what_is_of_no_machine_on_the_host(rig: BootRig) -> None:
     """The names and the table of a machine that nothing knows any more, as after a reboot in the middle of it."""
     assert leftovers(rig) == "none"
