@@ -240,7 +240,7 @@ class Network:
         firewall.replace(every)
         for one in every:
             links.set_outside(one.link)
-            sysctls.of_link(one.link.device, localnet=_needs_localnet(one.link.device, every))
+            sysctls.of_link(one.link.device, localnet=firewall.needs_localnet(one.link.device, every))
         self._host_names()
 
     def leftovers(self) -> list[str]:
@@ -442,7 +442,7 @@ class Network:
         else:
             firewall.replace((*others, new))
         links.make(link, netns_fd)
-        sysctls.of_link(link.device, localnet=_needs_localnet(link.device, (*others, new)))
+        sysctls.of_link(link.device, localnet=firewall.needs_localnet(link.device, (*others, new)))
         if not link.lent:
             self._host_names()
 
@@ -468,7 +468,7 @@ class Network:
         if not others:
             self._last()
         elif link.bridge and link.bridge in netlink.interfaces():
-            sysctls.of_link(link.bridge, localnet=_needs_localnet(link.bridge, others))
+            sysctls.of_link(link.bridge, localnet=firewall.needs_localnet(link.bridge, others))
         self._forget(link)
 
     def _last(self) -> None:
@@ -493,9 +493,3 @@ class Network:
         if entries or os.path.exists(path):
             names.update(path, entries)
             writing.remove_part(path)
-
-
-def _needs_localnet(device: str, every: tuple[Attached, ...] | list[Attached]) -> bool:
-    """Whether the host's loopback has to do with a link: a port is published there, or its resolver is asked."""
-    words = ("inet roost published4 ", "inet roost published_at4 { 127.", "inet roost resolver ")
-    return any(element.startswith(words) for one in every if one.link.device == device for element in one.elements)
