@@ -320,3 +320,9 @@ def _word(part: Any) -> str:
     if isinstance(part, dict) and "prefix" in part:
         return f"{part['prefix']['addr']}/{part['prefix']['len']}"
     return str(part)
+
+
+def needs_localnet(device: str, every: Iterable[Attached]) -> bool:
+    """Whether the host's loopback has to do with a link: a port is published there, or its resolver is asked."""
+    words = ("inet roost published4 ", "inet roost published_at4 { 127.", "inet roost resolver ")
+    return any(element.startswith(words) for one in every if one.link.device == device for element in one.elements)

@@ -71,10 +71,13 @@ class Network:
 
         Raises HostError when all are lent, DefinitionError when a pool is none.
         """
-        os.makedirs(f"{self._run}/lent", mode=0o700, exist_ok=True)
-        if terms_.bridge or terms_.address:
-            return self._lend_shared(session, terms_, pool, pool6)
-        where = pools.places(pool, pool6, [])
+        with self._lock():
+            os.makedirs(f"{self._run}/lent", mode=0o700, exist_ok=True)
+            if terms_.bridge or terms_.address:
+                return self._lend_shared(session, terms_, pool, pool6)
+            return self._lend_own(session, pools.places(pool, pool6, []))
+
+    def _lend_own(self, session: str, where: pools.Places) -> Link:
         room = max(1, where.count - where.machines)
         start = zlib.crc32(session.encode())
         for step in range(room):
@@ -237,7 +240,7 @@ class Network:
         firewall.replace(every)
         for one in every:
             links.set_outside(one.link)
-            sysctls.of_link(one.link.device, localnet=_needs_localnet(one.link.device, every))
+            sysctls.of_link(one.link.device, localnet=firewall.needs_localnet(one.link.device, every))
         self._host_names()
 
     def leftovers(self) -> list[str]:
@@ -281,13 +284,38 @@ class Network:
     @contextlib.contextmanager
     def _lock(self) -> Iterator[None]:
         """One at a time on this host. Whoever has it is done in a moment: it is waited for."""
-        os.makedirs(f"{self._run}/attached", mode=0o700, exist_ok=True)
-        fd = os.open(f"{self._run}/lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        fd = self._locked()
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX)
+            os.makedirs(f"{self._run}/attached", mode=0o700, exist_ok=True)
             yield
         finally:
+            self._tidy()
             os.close(fd)
+
+    def _locked(self) -> int:
+        """The lock, on the file that has its name now: who was last has removed the one before."""
+        path = f"{self._run}/lock"
+        while True:
+            os.makedirs(self._run, mode=0o700, exist_ok=True)
+            with contextlib.suppress(FileNotFoundError):
+                fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+                fcntl.flock(fd, fcntl.LOCK_EX)
+                if os.path.exists(path) and os.path.samestat(os.fstat(fd), os.stat(path)):
+                    return fd
+                os.close(fd)
+
+    def _tidy(self) -> None:
+        """With the lock held: what the dead have left goes, and when nothing is attached or lent, all of the directory."""
+        for name in files.names_in(f"{self._run}/attached", hidden=True):
+            os.unlink(f"{self._run}/attached/{name}")
+        for name in files.names_in(f"{self._run}/lent"):
+            files.drop_free_lock(f"{self._run}/lent/{name}")
+        with contextlib.suppress(OSError):  # there is something
+            for name in ("lent", "attached"):
+                with contextlib.suppress(FileNotFoundError):
+                    os.rmdir(f"{self._run}/{name}")
+            os.unlink(f"{self._run}/lock")
+            os.rmdir(self._run)
 
     def _entries(self) -> list[tuple[str, str]]:
         return names.entries_of(pools.Allotments(self._directory).read().links.values())
@@ -305,6 +333,8 @@ class Network:
             with contextlib.suppress(OSError):
                 os.unlink(os.readlink(f"/proc/self/fd/{lock}"))
             os.close(lock)
+            with self._lock():
+                pass  # which leaves nothing when it was the last
 
     def _hold(self, session: str, address: str) -> str:
         """The interface of a session that has an address now; empty when another one has it."""
@@ -412,7 +442,7 @@ class Network:
         else:
             firewall.replace((*others, new))
         links.make(link, netns_fd)
-        sysctls.of_link(link.device, localnet=_needs_localnet(link.device, (*others, new)))
+        sysctls.of_link(link.device, localnet=firewall.needs_localnet(link.device, (*others, new)))
         if not link.lent:
             self._host_names()
 
@@ -438,7 +468,7 @@ class Network:
         if not others:
             self._last()
         elif link.bridge and link.bridge in netlink.interfaces():
-            sysctls.of_link(link.bridge, localnet=_needs_localnet(link.bridge, others))
+            sysctls.of_link(link.bridge, localnet=firewall.needs_localnet(link.bridge, others))
         self._forget(link)
 
     def _last(self) -> None:
@@ -463,9 +493,3 @@ class Network:
         if entries or os.path.exists(path):
             names.update(path, entries)
             writing.remove_part(path)
-
-
-def _needs_localnet(device: str, every: tuple[Attached, ...] | list[Attached]) -> bool:
-    """Whether the host's loopback has to do with a link: a port is published there, or its resolver is asked."""
-    words = ("inet roost published4 ", "inet roost published_at4 { 127.", "inet roost resolver ")
-    return any(element.startswith(words) for one in every if one.link.device == device for element in one.elements)
