@@ -1,47 +1,36 @@
 """Machines that boot on a host with its own kernel and systemd: `make vm`.
 
-    python -m tools.vm [--keep]
+    python -m tools.vm [--state DIR]
 
 Boots a VM in QEMU without hardware's help (tcg), in it Roost from this checkout, and proves what no container can: pure
-control groups v2 with limits that bite, and machines that come up with the host. A line for each thing that was seen, with
-what was seen; the status is 1 when one was not as expected, and the VM's console is printed then.
+control groups v2 with limits that bite, and machines that come up with the host. A line for each
+thing with what was seen; at the first that is not as expected it ends with that and the VM's console.
 
-The VM's system is made by Roost too (tests/lab/vm.toml) and stays in the store; the rest is thrown away. --keep lets the VM
-run at the end and says how to ask it something: send a line of JSON, as ``Vm.__call__`` does.
+The VM's system is made by Roost too (tests/lab/vm.toml) and stays in the store; the rest is thrown away.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
+import functools
 import json
 import os
-import re
-import shutil
-import signal
-import socket
-import subprocess
+import shlex
 import sys
-import tempfile
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-CHECKOUT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(CHECKOUT / "tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
-import roost  # noqa: E402
-from roost.host import files, runner, syscalls  # noqa: E402
-from roost.store import Store  # noqa: E402
-from system.lab import LabHost, wheels  # noqa: E402
-from system.rig import Done, link_layers  # noqa: E402
+from system.vm import Vm, started
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable
 
-DEFINITION = CHECKOUT / "tests/lab/vm.toml"
 GROUP = "/sys/fs/cgroup/machine.slice/systemd-nspawn@guest.service"
 WAN = """
+test ! -e /run/netns/wan || exit 0
 ip netns add wan && ip link add wan0 type veth peer name up0 netns wan
 ip address add 198.51.100.1/24 dev wan0 && ip link set wan0 up
 ip -n wan address add 198.51.100.2/24 dev up0 && ip -n wan link set up0 up && ip -n wan link set lo up
@@ -51,130 +40,184 @@ systemd-run --quiet --unit=listener nsenter --net=/run/netns/wan socat TCP-LISTE
 """A network that knows no way back to the guest's: only a masqueraded connection is answered, with its peer's address."""
 
 
-class Vm(LabHost):
-    """A VM that runs, used as the tests use their lab hosts."""
-
-    def __init__(self, directory: str, disks: Sequence[str], kernel: str, initrd: str) -> None:
-        self.name = "vm"
-        self.console = f"{directory}/console.log"
-        self._directory = directory
-        self._boot = ""
-        self._count = 0
-        words = [
-            "qemu-system-x86_64", "-accel", "tcg", "-smp", "1", "-m", "1536", "-nodefaults", "-no-user-config", "-display", "none",
-            "-serial", f"file:{self.console}", "-kernel", kernel, "-initrd", initrd,
-            "-append", "root=/dev/vda rw console=ttyS0 mitigations=off systemd.show_status=yes",
-            "-netdev", "user,id=uplink,restrict=on,guestfwd=tcp:10.0.2.100:7-cmd:echo outside", "-device", "virtio-net,netdev=uplink",
-            "-object", "rng-random,id=rng,filename=/dev/urandom", "-device", "virtio-rng,rng=rng",
-            "-device", "virtio-serial", "-chardev", f"socket,id=agent,path={directory}/agent,server=on,wait=off",
-            "-device", "virtserialport,chardev=agent,name=vm",
-        ]  # fmt: skip
-        for disk in disks:  # what is written to them is gone with the VM, and is there after its reboot
-            words += ["-drive", f"file={disk},format=raw,if=virtio,snapshot=on,cache=unsafe"]
-        self.began = time.monotonic()
-        self._qemu = subprocess.Popen(words, stdin=subprocess.DEVNULL, env={**os.environ, "TMPDIR": directory})
-        self._channel = socket.socket(socket.AF_UNIX)
-        self._got = b""
-
-    def connect(self) -> None:
-        """Waits until the VM answers."""
-        deadline = time.monotonic() + 20
-        while True:
-            try:
-                self._channel.connect(f"{self._directory}/agent")
-                return self.wait_boot()
-            except OSError:
-                if self._qemu.poll() is not None or time.monotonic() > deadline:
-                    raise
-                time.sleep(0.1)
-
-    def __call__(self, script: str, *, stdin: bytes = b"", timeout: float = 60) -> Done:
-        """Runs a script in it, by bash as root, and waits for its end. ``timeout`` as the lab has it: it is slower here."""
-        began = time.monotonic()
-        self._count += 1
-        request = {"id": str(self._count), "script": script, "stdin": stdin.decode()}
-        self._channel.sendall(json.dumps(request).encode() + b"\n")
-        while True:
-            self._channel.settimeout(max(0.1, began + 3 * timeout - time.monotonic()))
-            while b"\n" not in self._got:
-                block = self._channel.recv(1 << 20)
-                assert block, "the VM has ended"
-                self._got += block
-            line, _, self._got = self._got.partition(b"\n")
-            found = json.loads(line)
-            if found["id"] == request["id"]:
-                self._boot = found["boot"]
-                return Done(found["status"], found["out"].encode(), found["err"].encode(), time.monotonic() - began)
-
-    def wait_boot(self) -> None:
-        """Waits until it answers from another boot than last, and all its units have started."""
-        before, deadline = self._boot, time.monotonic() + 240
-        while self._boot == before:
-            assert time.monotonic() < deadline, "the VM does not come up"
-            with contextlib.suppress(TimeoutError):
-                self("true", timeout=1)
-        self("systemctl is-system-running --wait", timeout=80)
-
-    def reboot(self, *, script: str = "systemctl reboot") -> None:
-        """Boots it again."""
-        self.began = time.monotonic()
-        self(script)
-        self.wait_boot()
-
-    def close(self) -> None:
-        """Ends it, as a power cut does: its disks are thrown away."""
-        self._qemu.kill()
-        self._qemu.wait()
+def guest(limits: str) -> str:
+    """The definition."""
+    return f'[machines.guest]\nfrom = "layer:guest"\nlimits = {{ {limits} }}\n'
 
 
-@contextlib.contextmanager
-def started(state: str) -> Iterator[Vm]:
-    """A VM in a directory of its own, which is gone with it."""
-    plan = roost.Manager(roost.load(DEFINITION), state=state).build()
-    layers = {item.machine.name: item.layers for item in plan.machines}
-    os.makedirs(f"{state}/vm", exist_ok=True)
-    made = f"{state}/vm/{layers['host'][-1][:16]}"
-    with tempfile.TemporaryDirectory(dir=f"{state}/vm") as directory:
-        if not os.path.isdir(made):
-            os.mkdir(f"{directory}/made")
-            runner.in_child(lambda: make_system([f"{state}/layers/{one}/tree" for one in layers["host"]], f"{directory}/made"))
-            files.publish(f"{directory}/made", made)
-        make_second(state, layers, directory)
-        vm = Vm(directory, (f"{made}/disk", f"{directory}/second"), f"{made}/vmlinuz", f"{made}/initrd.img")
-        try:
-            vm.connect()
-            yield vm
-        except BaseException:
-            print(Path(vm.console).read_text(errors="replace")[-4000:], file=sys.stderr)
-            raise
-        finally:
-            vm.close()
+def settings(vm: Vm, *names: str) -> str:
+    """What the kernel has for the guest's control group."""
+    return " ".join(f"{name}={vm.ok(f'cat {GROUP}/{name}')}" for name in names)
 
 
-def make_system(trees: Sequence[str], directory: str) -> None:
-    """The VM's system disk from its layers, lowest first, and what QEMU starts; in a process of its own."""
-    syscalls.unshare(syscalls.CLONE_NEWNS)
-    syscalls.mount("none", "/", flags=syscalls.MS_REC | syscalls.MS_PRIVATE)
-    os.chdir(directory)
-    os.mkdir("merged")
-    syscalls.mount("overlay", "merged", "overlay", options=f"lowerdir={':'.join(reversed(trees))}")
-    for name in ("vmlinuz", "initrd.img"):
-        shutil.copy(f"merged/{name}", name)
-    make_disk("merged", "disk", "host", size="2G")
+def counted(vm: Vm, file: str, word: str) -> int:
+    """A counter of the guest's control group."""
+    return int(vm.ok(f"awk '$1 == \"{word}\" {{ print $2 }}' {GROUP}/{file}"))
 
 
-def make_second(state: str, layers: dict[str, tuple[str, ...]], directory: str) -> None:
-    """The second disk: the checkout, Roost's dependencies, the agent, and a store with the guest's layers."""
-    top = f"{directory}/srv"
-    shutil.copytree(CHECKOUT / "src", f"{top}/src")
-    shutil.copytree(wheels(state, layers["host"]), f"{top}/wheels")
-    shutil.copy(CHECKOUT / "tests/lab/vm_agent.py", f"{top}/agent.py")
-    link_layers(state, f"{top}/state", layers["guest"])
-    Store(f"{top}/state").set_name("guest", layers["guest"][-1])
-    make_disk(top, f"{directory}/second", "roost", size="3G")
+def leader(vm: Vm) -> str:
+    """The guest's init; the guest is the one that was started as long as it is the same."""
+    return vm.ok("systemctl is-active --quiet systemd-nspawn@guest && machinectl show guest -p Leader --value")
 
 
-def make_disk(tree: str, path: str, label: str, *, size: str) -> None:
-    """An ext4 image with all that is in a tree."""
-    words = ("mke2fs", "-q", "-t", "ext4", "-L", label, "-d", tree, path, size)
-    runner.check(runner.run(runner.Command(argv=words, timeout=120)))
+def see_host(vm: Vm) -> str:
+    assert vm.ok("ps -o comm= 1; findmnt -no FSTYPE /sys/fs/cgroup").split() == ["systemd", "cgroup2"]
+    controllers = vm.ok("cat /sys/fs/cgroup/cgroup.controllers")
+    assert {"cpu", "memory", "pids"} <= set(controllers.split())
+    return f"{vm.ok('uname -r')}; {vm.ok('systemctl --version').split('(')[0].strip()} as PID 1; cgroup2: {controllers}"
+
+
+def see_up(vm: Vm) -> str:
+    vm.define(guest('memory = "160M", cpus = 0.9, tasks = 200'), over="")
+    (one,) = json.loads(vm.roost("up", "guest", "--json", timeout=100).out)
+    assert (one["action"], one["state"]) == ("started", "running"), one
+    assert vm.ok("machinectl list --no-legend").split()[:3] == ["guest", "container", "systemd-nspawn"]
+    found = settings(vm, "memory.max", "memory.swap.max", "pids.max", "cpu.max")
+    assert found == "memory.max=167772160 memory.swap.max=0 pids.max=200 cpu.max=90000 100000", found
+    return f"running after {one['seconds']:.0f} s; {found}"
+
+
+def see_memory(vm: Vm) -> str:
+    before = leader(vm)
+    eat = "head -c 300M /dev/zero | tail -c 250M | wc -c"
+    assert vm.roost("exec", "guest", "--", "sh", "-c", eat).text == "0\n"  # tail is killed
+    kills = counted(vm, "memory.events", "oom_kill")
+    assert (kills, leader(vm)) == (1, before)
+    assert vm.ok("systemctl -M guest is-system-running") == "running"
+    told = vm.ok("journalctl -k --no-pager -o cat | grep 'Memory cgroup out of memory' | tail -n 1")
+    return f"oom_kill {kills}, the machine runs on; kernel: {told.split(', ')[0]}"
+
+
+def see_tasks(vm: Vm) -> str:
+    before = leader(vm)
+    bomb = vm.roost(
+        "exec", "guest", "--", "bash", "-c", "for i in {1..400}; do sleep 30 & done", status=None, timeout=90
+    )
+    assert "Resource temporarily unavailable" in bomb.said, bomb
+    peak = vm.ok(f"cat {GROUP}/pids.peak")
+    assert (peak, leader(vm)) == ("200", before)
+    vm.roost(
+        "exec",
+        "guest",
+        "--",
+        "bash",
+        "-c",
+        "cd /proc; for p in [0-9]*; do read n < $p/comm; [ $n != sleep ] || kill $p; done",
+    )
+    return f"at most {peak} at once of 400; {bomb.said.splitlines()[0]}; the machine runs on"
+
+
+def see_change(vm: Vm) -> str:
+    before = leader(vm)
+    vm.define(guest('memory = "200M", cpus = 0.25, tasks = 300'), over="")
+    (one,) = json.loads(vm.roost("up", "guest", "--json").out)
+    assert (one["action"], len(one["changes"]), leader(vm)) == ("changed", 3, before), one
+    found = settings(vm, "memory.max", "pids.max", "cpu.max")
+    assert found == "memory.max=209715200 pids.max=300 cpu.max=25000 100000", found
+    periods, throttled, used = (counted(vm, "cpu.stat", name) for name in ("nr_periods", "nr_throttled", "usage_usec"))
+    vm.roost("exec", "guest", "--timeout", "8s", "--", "sh", "-c", "while :; do :; done", status=124)
+    periods, throttled = (
+        counted(vm, "cpu.stat", "nr_periods") - periods,
+        counted(vm, "cpu.stat", "nr_throttled") - throttled,
+    )
+    used = counted(vm, "cpu.stat", "usage_usec") - used
+    assert throttled > 20, (periods, throttled)
+    return f"live: {found}; a busy loop of 8 s had {used / 1e6:.1f} s of CPU, throttled in {throttled} of {periods} periods"
+
+
+def see_run(vm: Vm) -> str:
+    script = "cd /sys/fs/cgroup; cat memory.max pids.max cpu.max; head -c 300M /dev/zero | tail -c 150M | wc -c"
+    run = [
+        "roost",
+        "run",
+        "guest",
+        *(f"--limit={one}" for one in ("memory=90M", "cpus=0.8", "tasks=50")),
+        "--",
+        "sh",
+        "-c",
+        script,
+    ]
+    plain = vm(shlex.join(run))
+    assert plain.text.split()[-1] == "157286400", plain
+    assert all(f"the limit on {name} is not enforced" in plain.said for name in ("memory", "cpus", "tasks")), plain
+    delegated = vm(shlex.join(["systemd-run", "--scope", "--quiet", "-p", "Delegate=yes", *run]))
+    assert delegated.text.split() == ["94371840", "52", "80000", "100000", "0"], delegated  # two tasks are Roost's own
+    assert "not enforced" not in delegated.said, delegated
+    assert "memory limit 90M reached" in delegated.said, delegated
+    assert vm.ok("grep -v ^0:: /proc/self/cgroup || true") == "", "a hierarchy of v1 was made"
+    return f"not delegated: {plain.said.split('(')[0].split(': ')[-1].strip()}; delegated: {delegated.said.splitlines()[-1]}"
+
+
+def see_network(vm: Vm) -> str:
+    vm.ok(WAN)
+    ask = "roost exec guest -- socat -T5 - TCP:{}:7,connect-timeout=5,retry=5"
+    inside, outside = vm.ok(ask.format("198.51.100.2")), vm.ok(ask.format("10.0.2.100"))
+    assert (inside, outside) == ("198.51.100.1", "outside")
+    return "a listener that knows no way back saw the peer 198.51.100.1; the VM's own uplink was reached"
+
+
+def see_boot(vm: Vm, *, script: str) -> str:
+    vm.define(guest('memory = "200M", tasks = 300'), over="")
+    vm.roost("up", "guest")
+    vm.roost("enable", "guest")
+    mark = str(time.time())
+    vm.roost("exec", "guest", "--", "sh", "-c", f"echo {mark} > /etc/kept; sync")
+    before = json.loads(vm.roost("status", "--json").out)[0]
+    vm.reboot(script=script)
+    vm.ok(
+        "until [ $(systemctl -M guest is-system-running --wait 2>/dev/null)x = runningx ]; do sleep 0.5; done",
+        timeout=90,
+    )
+    took = time.monotonic() - vm.began
+    assert vm("pgrep -a -f 'roost[.]'").text == ""
+    (after,) = json.loads(vm.roost("status", "--json").out)
+    assert (after["state"], after["enabled"], after["address"]) == ("running", True, before["address"]), after
+    assert vm.ok("systemd-run -M guest --quiet --wait --pipe cat /etc/kept") == mark
+    assert settings(vm, "memory.max", "pids.max", "cpu.max") == "memory.max=209715200 pids.max=300 cpu.max=max 100000"
+    boot = vm.ok("systemd-run -M guest --quiet --wait --pipe systemd-analyze time").splitlines()[0]
+    return f"running {took:.0f} s after; {after['address']} as before, its changes are there, no process of Roost's; its own: {boot}"
+
+
+def see_lost_drop_in(vm: Vm) -> str:
+    before = leader(vm)
+    vm.ok("systemctl revert systemd-nspawn@guest")
+    vm.roost("run", "guest", "--", "true")  # clears what it takes for left over
+    assert see_network(vm)
+    (one,) = json.loads(vm.roost("up", "guest", "--json").out)
+    assert (one["action"], leader(vm)) == ("changed", before), one
+    assert all(what.endswith("50-roost.conf written again") for what in one["changes"]), one
+    assert vm.ok("systemctl show systemd-nspawn@guest -p MemoryMax --value") == "209715200"
+    return "after `systemctl revert` the machine is known and connected; `roost up` writes its drop-in again"
+
+
+def see_removed(vm: Vm) -> str:
+    vm.roost("down", "guest", "--remove")
+    assert (left := vm.left()) == "", left
+    return "nothing is left of it"
+
+
+STEPS: dict[str, Callable[[Vm], str]] = {
+    "host": see_host, "up": see_up, "memory": see_memory, "tasks": see_tasks, "changed limits": see_change, "runs": see_run,
+    "network": see_network, "reboot": functools.partial(see_boot, script="systemctl reboot"),
+    "network then": see_network, "power cut": functools.partial(see_boot, script="echo b > /proc/sysrq-trigger"),
+    "revert": see_lost_drop_in, "remove": see_removed,
+}  # fmt: skip
+
+
+def main() -> int:
+    """Says what was seen; 1 when something was not as expected."""
+    parser = argparse.ArgumentParser(prog="python -m tools.vm", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument(
+        "--state", default=os.environ.get("ROOST_STATE", "/var/cache/roost-dev"), help="where layers are kept"
+    )
+    words = parser.parse_args()
+    with started(words.state) as vm:
+        print(f"{'VM':16} up after {time.monotonic() - vm.began:.0f} s", flush=True)
+        for name, step in STEPS.items():
+            began = time.monotonic()
+            print(f"{name:16} {step(vm)} [{time.monotonic() - began:.0f} s]", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -14,7 +14,11 @@ BOOT = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip
 def answer(request: dict[str, str]) -> dict[str, object]:
     """Runs one script to its end."""
     done = subprocess.run(
-        ("bash", "-c", request["script"]), input=request["stdin"].encode(), cwd="/root", capture_output=True, check=False
+        ("bash", "-c", request["script"]),
+        input=request["stdin"].encode(),
+        cwd="/root",
+        capture_output=True,
+        check=False,
     )
     said = {"out": done.stdout.decode(errors="replace"), "err": done.stderr.decode(errors="replace")}
     return {"id": request["id"], "boot": BOOT, "status": done.returncode, **said}
@@ -28,5 +32,4 @@ with open(PORT, "r+b", buffering=0) as port:
             time.sleep(0.1)
             continue
         *lines, got = (got + block).split(b"\n")
-        for line in lines:
-            port.write(json.dumps(answer(json.loads(line))).encode() + b"\n")
+        port.writelines(json.dumps(answer(json.loads(line))).encode() + b"\n" for line in lines)

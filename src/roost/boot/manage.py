@@ -147,8 +147,11 @@ class Machines:
             action = "changed" if found else action
             if wanted != before:
                 self.records.write(wanted)
+        again: list[str] = []
         if found or not runs or before is None:
             self.host.install(wanted)
+        elif again := self.host.install(wanted):  # somebody took them away, or changed them
+            action = "changed"
         self._enable(wanted, before)
         if runs:
             self._apply(wanted, found)
@@ -160,7 +163,7 @@ class Machines:
         return Outcome(
             machine=name,
             action=action,
-            changes=tuple(change.what for change in found),
+            changes=(*(change.what for change in found), *(f"{path} written again" for path in again)),
             state=state,
             address=self.address(wanted),
         )

@@ -99,7 +99,9 @@ class Units:
         unit = unit_of(record.name)
         # one that is active and is not known to be up has lost what it was started with: a start would do nothing
         done = systemctl("restart", unit, check=False, timeout=record.boot.timeout + _ENOUGH)
-        if done.status != 0 and "repeated too quickly" in self.console(record.name, lines=5):  # by itself, after crashes
+        if done.status != 0 and "repeated too quickly" in self.console(
+            record.name, lines=5
+        ):  # by itself, after crashes
             systemctl("reset-failed", unit)
             done = systemctl("restart", unit, check=False, timeout=record.boot.timeout + _ENOUGH)
         if done.status != 0:
