@@ -13,7 +13,7 @@ import pytest
 
 import roost
 from roost.host import files
-from system.lab import Lab, LabHost, groups_beside
+from system.lab import Lab, LabHost, end_killed, groups_beside
 from system.network_rig import Host, host_at
 from system.rig import BUSYBOX, TINY, Rig, link_layers, make_tiny
 
@@ -44,8 +44,9 @@ def root() -> None:
 
 
 @pytest.fixture(scope="session")
-def place(states: list[str]) -> Iterator[str]:
+def place(states: list[str], group: Group) -> Iterator[str]:
     """A directory for stores, on the file system of the kept one, so that layers can be linked."""
+    end_killed(group.tops)
     above = os.path.dirname(os.path.abspath(CACHED))
     os.makedirs(above, exist_ok=True)
     for name in os.listdir(above):

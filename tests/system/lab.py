@@ -1,7 +1,7 @@
 """Hosts with systemd: machines of tests/lab/roost.toml, booted by Roost, with Roost itself installed in them.
 
 They run in a control group beside the tests' own, so that they may outlive a test; whatever a test leaves in one is looked
-for in it (``LabHost.left``). A whole set is gone when the tests end, or when the next ones start.
+for in it (``LabHost.left``). All are gone when the tests end; those of a run that was killed, when the next one starts.
 """
 
 from __future__ import annotations
@@ -229,14 +229,10 @@ def wheels(cached: str, layers: tuple[str, ...]) -> str:
 
 @contextlib.contextmanager
 def groups_beside(tops: list[str]) -> Iterator[list[str]]:
-    """Control groups beside those of the tests, in each hierarchy; what a killed run left in its own is ended first."""
+    """Control groups beside those of the tests, in each hierarchy."""
     made = []
     for top in tops:
-        above = os.path.dirname(top)
-        for name in os.listdir(above):
-            if name.startswith("rlab-") and not os.path.exists(f"/proc/{name[5:]}"):
-                _end(f"{above}/{name}")
-        path = f"{above}/rlab-{os.getpid()}"
+        path = f"{os.path.dirname(top)}/rlab-{os.getpid()}"
         os.mkdir(path)
         if os.path.exists(f"{path}/cgroup.type") and not os.path.isdir("/sys/fs/cgroup/unified"):
             os.setxattr(path, "user.delegate", b"1")
@@ -246,6 +242,14 @@ def groups_beside(tops: list[str]) -> Iterator[list[str]]:
     finally:
         left = [path for path in made if not _end(path)]
         assert not left, f"control groups that cannot be removed: {left}"
+
+
+def end_killed(tops: list[str]) -> None:
+    """Ends the hosts of test runs that were killed."""
+    for above in map(os.path.dirname, tops):
+        for name in os.listdir(above):
+            if name.startswith("rlab-") and not os.path.exists(f"/proc/{name[5:]}"):
+                _end(f"{above}/{name}")
 
 
 def _end(group: str) -> bool:
