@@ -23,17 +23,29 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from system.boot_rig import make_booty
 from system.scenes import DEFINITION, content, wrong
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 PATIENCE = 120.0  # seconds that a command may take before it counts as a deadlock
+BOXES = "".join(
+    f'[machines.box{n}]\nfrom = "layer:booty"\nnetwork = {{ mode = "none" }}\n' for n in range(3)
+)  # machines that boot, which all share
+OURS = {"tiny", "booty"}  # the names of layers that nobody removes
 _GONE = r"there is no session \S+|session \S+ has just ended"
 _USED = r"\S+ is in use"
 _REMOVED = r"layer [0-9a-f]+ was removed meanwhile"
+_BOX = [
+    (1, rf"box\d: {text}")
+    for text in (_USED, r"the session of \S+ (was removed meanwhile|is in use)", r"no machine \S+ was brought up")
+]
 EXPECTED = {  # kind of operation → (status, what it may say when another was faster)
     "shell": [(125, _GONE), (125, _USED)],
+    "up": _BOX,
+    "down": [*_BOX, (6, r"there is no machine 'box\d' that was brought up")],
+    "box-session": [(6, _GONE), (7, _USED)],
     "diff": [(6, _GONE), (7, _USED)],
     "commit": [(6, _GONE), (7, _USED)],
     "session-remove": [(6, _GONE), (7, _USED)],
@@ -50,7 +62,7 @@ class Member:
         self.state = state
         self.directory = directory / str(number)
         self.directory.mkdir()
-        (self.directory / "roost.toml").write_text(DEFINITION, encoding="utf-8")
+        (self.directory / "roost.toml").write_text(DEFINITION + BOXES, encoding="utf-8")
         self.dice = dice
         self.kill = kill
         self.count: Counter[str] = Counter()
@@ -65,6 +77,7 @@ class Member:
         operations: list[tuple[Callable[[], None], int]] = [
             (self.run, 6), (self.run_built, 3), (self.keep, 4), (self.commit, 4), (self.use, 4), (self.shell, 2), (self.diff, 1),
             (self.session_remove, 3), (self.layer_remove, 2), (self.remove_built, 2), (self.collect, 2), (self.look, 2), (self.matrix, 1),
+            (self.up, 2), (self.down, 2), (self.box_session, 1),
         ]  # fmt: skip
         chosen, weights = zip(*operations, strict=True)
         while time.time() < until and not self.wrong:
@@ -122,7 +135,7 @@ class Member:
             self.kept.append(json.loads(out)["results"][0]["kept"])
 
     def _any_session(self) -> str:
-        found = [name for name in os.listdir(f"{self.state}/sessions") if not name.startswith(".")]
+        found = [name for name in os.listdir(f"{self.state}/sessions") if not name.startswith((".", "box"))]
         return self.dice.choice(found or ["tiny-000000"])
 
     def commit(self) -> None:
@@ -136,7 +149,7 @@ class Member:
 
     def use(self) -> None:
         names = os.listdir(f"{self.state}/names")
-        name = self.dice.choice([name for name in names if name != "tiny"] or ["none"])
+        name = self.dice.choice([name for name in names if name not in OURS] or ["none"])
         file = self.directory / "use.toml"
         file.write_text(f'[machines.used]\nfrom = "layer:{name}"\n')
         status, out = self.roost("use", "-f", str(file), "run", "used", "--", "cat", "/all")
@@ -160,12 +173,23 @@ class Member:
             self.unkept.pop()
 
     def layer_remove(self) -> None:
-        names = [name for name in os.listdir(f"{self.state}/names") if name != "tiny"]
+        names = [name for name in os.listdir(f"{self.state}/names") if name not in OURS]
         if len(names) > 6:
             name = self.dice.choice(names)
             self.unnamed.append(name)
             if self.roost("layer-remove", "layer", "remove", name)[0] in (6, 7):
                 self.unnamed.pop()
+
+    def up(self) -> None:
+        self.roost("up", *self.dice.choice((("up",), ("up", "--ephemeral"))), f"box{self.dice.randrange(3)}")
+
+    def down(self) -> None:
+        verb = self.dice.choice((("down",), ("down",), ("down", "--remove"), ("restart",)))
+        self.roost("down", *verb, f"box{self.dice.randrange(3)}")
+
+    def box_session(self) -> None:
+        """What a machine changed is taken away, in whatever state it is."""
+        self.roost("box-session", "session", "remove", f"box{self.dice.randrange(3)}")
 
     def remove_built(self) -> None:
         """A layer that others are running on, or making, this very moment."""
@@ -232,6 +256,7 @@ def crowd(state: str, directory: Path, *, seconds: float, processes: int, seed: 
     from system.faults import load_all
 
     load_all()
+    make_booty(state, quick=True)
     group = Group()
     until = time.time() + seconds
     pids = []
@@ -251,6 +276,9 @@ def crowd(state: str, directory: Path, *, seconds: float, processes: int, seed: 
         os.waitpid(pid, 0)
     members = [json.loads((directory / f"{number}.json").read_text()) for number in range(processes)]
     bad = [text for member in members for text in member["wrong"]]
+    (directory / "roost.toml").write_text(DEFINITION + BOXES, encoding="utf-8")
+    status, out, err = _launch(("down", "--remove"), state, directory, b"", 60)
+    bad += [f"down --remove: {status}: {out} {err}"] if status or os.listdir(f"{state}/booted") else []
     bad += _processes(group)
     bad += _afterwards(state, directory, members, kill=kill)
     bad += sorted(group.below())
@@ -271,7 +299,6 @@ def _processes(group: object, seconds: float = 5.0) -> list[str]:
 
 def _afterwards(state: str, directory: Path, members: list[dict[str, Any]], *, kill: bool) -> list[str]:
     """Whether all that was confirmed is there, and nothing that should not be."""
-    (directory / "roost.toml").write_text(DEFINITION, encoding="utf-8")
     status, _, err = _launch(("session", "list"), state, directory, b"", 60)
     bad = [] if status == 0 and (kill or "cleared" not in err) else [f"session list: {status}: {err}"]
     bad += wrong(state)
@@ -284,7 +311,7 @@ def _afterwards(state: str, directory: Path, members: list[dict[str, Any]], *, k
             if session not in sessions or not path.exists():
                 bad.append(f"the kept session {session} is lost")
         bad += [f"the layer {name} is lost" for name in set(member["named"]) - unnamed - names]
-    for name in sorted(names - {"tiny"})[:12]:
+    for name in sorted(names - OURS)[:12]:
         file = directory / "last.toml"
         file.write_text(f'[machines.used]\nfrom = "layer:{name}"\n')
         status, out, err = _launch(("-f", str(file), "run", "used", "--", "cat", "/all"), state, directory, b"", 60)

@@ -31,7 +31,7 @@ def host(tmp_path: Path) -> Iterator[Host]:
 def rig(host: Host, new_store: Callable[[], str], tmp_path: Path) -> Iterator[BootRig]:
     """The command on it; no machine stays up."""
     state = new_store()
-    make_booty(state)
+    make_booty(state, quick=True)
     made = BootRig(state, tmp_path, host)
     yield made
     made.close()
@@ -161,7 +161,7 @@ def test_a_kill_leaves_nothing(rig: BootRig, victim: str) -> None:
     pid = rig.nspawn()
     os.kill(rig.supervisor() if victim == "supervisor" else pid, signal.SIGKILL)
     if victim == "nspawn":
-        wait_for(lambda: _runs_as_another(rig, pid))
+        wait_for(lambda: _runs_as_another(rig, pid), 30)
         assert rig.inside("wc -l < /var/boots").text.split() == ["2"]
         return
     wait_for(lambda: not os.path.exists(f"/proc/{pid}"))
@@ -186,6 +186,8 @@ def test_two_at_once(rig: BootRig) -> None:
 
 def test_a_machine_that_ends_itself(rig: BootRig) -> None:
     """poweroff inside ends it; reboot starts it again."""
+    make_booty(rig.state, name="busy", digest="9" * 64)
+    rig.define('[machines.tiny]\nfrom = "layer:busy"\n')
     rig.up()
     pid = rig.nspawn()
     rig.inside("reboot")

@@ -128,6 +128,8 @@ def test_no_room(net: Host, tmp_path: Path, tiny_state: str, way: str) -> None:
         ballast = disk.fill() if way == "full" else None
         if way == "read-only":
             disk.remount("ro")
+        done = rig("doctor", "--repair")
+        assert "Traceback" not in done.said
         done = rig("up", "tiny")
         assert done.status != 0
         assert ("the disk is full" if way == "full" else "read-only") in done.said, done

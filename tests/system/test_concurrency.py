@@ -1,4 +1,4 @@
-"""32 processes build, run, keep, commit, collect and remove in one store: nothing is lost, nobody waits for ever."""
+"""32 processes build, run, keep, commit, collect, remove, and boot machines in one store: nothing is lost, nobody waits for ever."""
 
 from __future__ import annotations
 
@@ -25,5 +25,5 @@ def test_a_crowd(new_store: Callable[[], str], tmp_path: Path) -> None:
     )
     report = json.loads(done.stdout)
     assert not report["wrong"], (f"ROOST_SEED={SEED}", report["wrong"])
-    for kind in ("run", "keep", "commit", "gc", "use", "session-remove", "layer-remove"):
+    for kind in ("run", "keep", "commit", "gc", "use", "session-remove", "layer-remove", "up", "down"):
         assert report["done"].get(kind), report
