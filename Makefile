@@ -19,7 +19,7 @@ PEERS := podman crun conmon schroot debspawn sbuild mmdebstrap debootstrap bubbl
 SECONDS ?= 60
 TARGETS ?=
 
-.PHONY: help setup demo test fuzz bench bench-peers bench-scale soak confinement picture docs lint clean
+.PHONY: help setup demo test fuzz bench bench-peers bench-scale soak vm confinement picture docs lint clean
 
 help:  ## say what there is
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -55,6 +55,10 @@ bench-peers: setup  ## install what Debian has of Roost's peers, and compare; WR
 
 bench-scale: setup  ## 582 jobs on 30 machines, 5,000 sessions, a store with 10,000 kept ones; QUICK=1: a tenth
 	@$(VENV)/bin/python -m tools.bench_scale $(if $(QUICK),--quick)
+
+vm: setup  ## boot a VM with its own kernel and systemd in QEMU, and boot machines in it: limits, a reboot, a power cut
+	@tools/install-debian-packages qemu-system-x86 e2fsprogs
+	@$(VENV)/bin/python -m tools.vm
 
 confinement: setup  ## print what a session may do, beside nspawn, podman and bubblewrap
 	@$(VENV)/bin/python -m tools.confinement

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import time
 from pathlib import Path
@@ -24,7 +25,7 @@ def answer(request: dict[str, str]) -> dict[str, object]:
     return {"id": request["id"], "boot": BOOT, "status": done.returncode, **said}
 
 
-with open(PORT, "r+b", buffering=0) as port:
+with open(PORT, "r+b", buffering=0) as port, open(os.dup(port.fileno()), "wb") as answers:  # it takes 32 KiB at a time
     got = b""
     while True:
         block = port.read(65536)
@@ -32,4 +33,6 @@ with open(PORT, "r+b", buffering=0) as port:
             time.sleep(0.1)
             continue
         *lines, got = (got + block).split(b"\n")
-        port.writelines(json.dumps(answer(json.loads(line))).encode() + b"\n" for line in lines)
+        for line in lines:
+            answers.write(json.dumps(answer(json.loads(line))).encode() + b"\n")
+            answers.flush()

@@ -196,6 +196,21 @@ def test_one_that_crashed_too_often_is_brought_up_again_by_hand(host: LabHost) -
     host.roost("down", "guest", "--remove")
 
 
+@EVERY_HOST
+def test_one_that_runs_is_known_without_its_drop_in_which_up_writes_again(host: LabHost) -> None:
+    """`systemctl revert` takes it away, and systemd closes what it has kept for the unit."""
+    host.define(guest())
+    up(host)
+    leader = host.ok("machinectl show guest -p Leader --value")
+    host.ok(f"systemctl revert {UNIT}")
+    host.roost("run", "guest", "--", "true")  # what nobody holds is cleared first
+    assert status(host)["state"] == "running"
+    again = up(host)
+    assert (again["action"], again["changes"]) == ("changed", [f"{DROP_IN} written again"])
+    assert host.ok("machinectl show guest -p Leader --value") == leader
+    host.roost("down", "guest", "--remove")
+
+
 def test_one_that_never_gets_ready_is_told_with_its_last_words(host: LabHost) -> None:
     host.define(guest("ready = 'echo not yet >&2; false', timeout = '2s'"))
     done = host.roost("up", "guest", status=1)
