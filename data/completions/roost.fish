@@ -127,7 +127,7 @@ complete -c roost -n '__fish_seen_subcommand_from up' -l enabled -d 'those that 
 complete -c roost -n '__fish_seen_subcommand_from up' -s j -l jobs -x -d 'layers made at a time (default: by cores and memory)'
 complete -c roost -n '__fish_seen_subcommand_from up' -f -a '(_roost_machines)'
 complete -c roost -n __fish_use_subcommand -f -a down -d 'end machines: orderly, then firmly'
-complete -c roost -n '__fish_seen_subcommand_from down' -l remove -d 'forget them too: their changes, units and addresses'
+complete -c roost -n '__fish_seen_subcommand_from down' -l remove -d 'forget the named ones (\'*\': all) too: their changes, units and addresses'
 complete -c roost -n '__fish_seen_subcommand_from down' -f -a '(_roost_machines)'
 complete -c roost -n __fish_use_subcommand -f -a restart -d 'end machines and boot them again'
 complete -c roost -n '__fish_seen_subcommand_from restart' -f -a '(_roost_machines)'

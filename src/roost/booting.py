@@ -119,8 +119,12 @@ class Booting:
 
         ``remove``: they are forgotten too, with their changes, units and addresses; their layers stay until ``gc``.
         """
+        if remove and not patterns:
+            raise StoreError(
+                "no machine is named to be removed", hint="name them; '*' means all that were ever brought up"
+            )
         boots = self.boots()
-        every = bool(patterns) or remove
+        every = bool(patterns)
         names = [name for name in self._booted(patterns) if every or boots.is_up(name) or self.store.is_alive(name)]
 
         def work(name: str) -> Callable[[int], Outcome]:
@@ -141,6 +145,14 @@ class Booting:
 
         return self._side_by_side({name: work(records.read(name)) for name in self._booted(patterns)})
 
+    def start_enabled(self) -> list[Outcome]:
+        """Starts the machines that come up with the host, from their records: no definition is read."""
+        boots = self.boots()
+        records = [boots.records.read(name) for name in self._booted([]) if boots.host.is_enabled(name)]
+        return self._side_by_side(
+            {one.name: partial(_bring_up, boots, one, wait=True, restart=False) for one in records}
+        )
+
     def rollback(self, machine: str) -> Outcome:
         """Puts a machine back over the layers that it had before its last update. Raises StoreError."""
         (name,) = self._booted([machine])
@@ -155,11 +167,6 @@ class Booting:
         for name in names:
             (host.enable if enabled else host.disable)(name)
         return names
-
-    def enabled(self) -> list[str]:
-        """The machines that come up with the host."""
-        machines = self.boots()
-        return [name for name in machines.records.names() if machines.host.is_enabled(name)]
 
     def status(self, patterns: Sequence[str] = ()) -> list[Status]:
         """The machines that were brought up, as they are now; ``outdated`` where the definition says otherwise by now."""
@@ -194,7 +201,7 @@ class Booting:
         """Names of machines that were brought up; none means all. Raises StoreError."""
         self.prepare()
         names = self.boots().records.names()
-        if not patterns:
+        if not patterns or list(patterns) == ["*"]:
             return names
         try:
             return list(dict.fromkeys(name for pattern in patterns for name in select(pattern, names)))

@@ -71,7 +71,7 @@ class BootRig(Rig):
 
     def close(self) -> None:
         """No machine stays up."""
-        self("down", "--remove")
+        self("down", "--remove", "*")
         wait_for(lambda: not os.path.isdir(f"{self.state}/run/booted") or not os.listdir(f"{self.state}/run/booted"))
 
 

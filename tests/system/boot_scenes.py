@@ -102,7 +102,7 @@ class BootWorld(World):
 
     def close(self) -> None:
         """Ends it."""
-        self.words_must_pass("down", "--remove")
+        self.words_must_pass("down", "--remove", "*")
         assert not (bad := self.left()), bad
         assert not self.listed("booted")
         self.worker.close()

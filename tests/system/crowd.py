@@ -277,7 +277,7 @@ def crowd(state: str, directory: Path, *, seconds: float, processes: int, seed: 
     members = [json.loads((directory / f"{number}.json").read_text()) for number in range(processes)]
     bad = [text for member in members for text in member["wrong"]]
     (directory / "roost.toml").write_text(DEFINITION + BOXES, encoding="utf-8")
-    status, out, err = _launch(("down", "--remove"), state, directory, b"", 60)
+    status, out, err = _launch(("down", "--remove", "*"), state, directory, b"", 60)
     bad += [f"down --remove: {status}: {out} {err}"] if status or os.listdir(f"{state}/booted") else []
     bad += _processes(group)
     bad += _afterwards(state, directory, members, kill=kill)

@@ -121,6 +121,52 @@ def test_only_what_changed_changes(rig: BootRig) -> None:
     assert rig.nspawn() != first
 
 
+def test_what_cannot_be_applied_is_not_said_to_be_there(rig: BootRig) -> None:
+    """A port that somebody has: the next `up` tries again. What was applied holds after a restart from inside, too."""
+    rig.up()
+    rig.define(BOOT + 'network = { publish = ["8080:80"], egress = [] }\n')
+    with rig.host.here.listen(8080):
+        assert rig("up", "tiny").status == 1
+    assert rig.up()["action"] == "changed"
+    pid = rig.nspawn()
+    os.kill(pid, signal.SIGKILL)
+    wait_for(lambda: _runs_as_another(rig, pid))
+    with rig.host.wan.listen(4444):
+        assert rig.inside(f"timeout 1 nc {WAN} 4444 </dev/null").status != 0
+
+
+def test_an_address_is_not_changed_under_it(rig: BootRig) -> None:
+    """It is started again with the new one, and has that alone."""
+    rig.up()
+    rig.define(BOOT + 'network = { address = "10.77.0.2" }\nboot = { hostname = "other" }\n')
+    outcome = rig.up()
+    assert (outcome["action"], outcome["address"]) == ("restarted", "10.77.0.2")
+    shown = rig.inside("ip -4 -o addr show host0; hostname; grep 127.0.1.1 /etc/hosts").text
+    assert shown.count("inet ") == 1
+    assert shown.split()[-3:] == ["other", "127.0.1.1", "other"]
+
+
+def test_enabled_machines_start_from_their_records(rig: BootRig) -> None:
+    """No definition is there, and no name is given."""
+    rig.up()
+    assert rig("enable", "tiny").status == 0
+    assert rig("down").status == 0
+    rig.file.unlink()
+    done = rig("up", "--enabled")
+    assert done.status == 0, done
+    assert rig.status()["state"] == "up"
+
+
+def test_nothing_is_removed_that_is_not_named(rig: BootRig) -> None:
+    """Neither what runs nor what is down."""
+    rig.up()
+    rig("down")
+    done = rig("down", "--remove")
+    assert done.status != 0
+    assert "'*'" in done.said
+    assert rig.status()["state"] == "down"
+
+
 def test_other_layers_and_the_way_back(rig: BootRig) -> None:
     """Its layers are exchanged below its changes, and exchanged back; gc keeps both."""
     rig.up()
@@ -152,6 +198,11 @@ def test_an_update_and_the_way_back(rig: BootRig) -> None:
     assert rig.run("cat /etc/made").text == second
     assert rig("rollback", "tiny").status == 0
     assert rig.inside("cat /etc/made").text == first
+    done = rig("up", "tiny")
+    assert "stays on the layers that it was rolled back to" in done.said
+    assert rig.inside("cat /etc/made").text == first
+    assert rig("rollback", "tiny").status == 0
+    assert rig.inside("cat /etc/made").text == second
 
 
 @pytest.mark.parametrize("victim", ["nspawn", "supervisor"])

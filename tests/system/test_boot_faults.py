@@ -35,7 +35,7 @@ def _kill(scene: BootScene, points: list[tuple[str, int]], dice: random.Random) 
             reached += kill_at(scene, point, ordinal, dice)
         except AssertionError as e:
             wrong.append(f"killed at {point!r}, time {ordinal} (ROOST_SEED={SEED}): {str(e)[:2000]}")
-            scene.world("down", "--remove")
+            scene.world("down", "--remove", "*")
     return reached, wrong
 
 

@@ -10,9 +10,9 @@ if TYPE_CHECKING:
     from roost.boot.record import Booted
 
 # what a running machine takes over at once; everything else needs a start
-_LIVE = {"terms", "environment", "definition", "pool", "pool6"}
-_LIVE_BOOT = {"enable", "ready", "timeout"}
-_UNTOLD = {"previous", "uuid", "definition", "family"}
+_LIVE = {"environment", "definition"}
+_LIVE_PARTS = {"boot": {"enable", "ready", "timeout"}, "terms": {"publish", "egress", "isolated"}}
+_UNTOLD = {"previous", "refused", "uuid", "definition", "family"}
 
 
 class Change(Struct, frozen=True, kw_only=True):
@@ -33,7 +33,7 @@ def changes(old: Booted, new: Booted) -> list[Change]:
             for name, one in structs.asdict(before).items():
                 other = getattr(after, name)
                 if one != other:
-                    live = key in _LIVE or (key == "boot" and name in _LIVE_BOOT)
+                    live = name in _LIVE_PARTS.get(key, ())
                     found.append(Change(what=_told(f"{key}.{name}", one, other), live=live))
         else:
             found.append(Change(what=_told(key, before, after), live=key in _LIVE))

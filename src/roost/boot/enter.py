@@ -122,7 +122,7 @@ def leave(store: Store, record: Booted) -> None:
                 argv=("busctl", "--quiet", "call", *where, "UnregisterMachine", "s", record.name), timeout=10
             )
         )
-    link = wiring.link_of(store, record)
+    link = wiring.known_link(store, record.name)
     if link is not None:
         wiring.detach(store, link)
     Records(store).end_run(record.name)

@@ -89,7 +89,8 @@ def record_of(
     )
     return Booted(
         name=machine.name, definition=files.printable(definition), family=machine.family, layers=layers,
-        previous=before.previous if before else (), boot=terms, network=machine.boot_network, terms=machine.private_network,
+        previous=before.previous if before else (), refused=before.refused if before else (),
+        boot=terms, network=machine.boot_network, terms=machine.private_network,
         pool=pool.pool, pool6=pool.pool6, private_users=machine.private_users, capabilities=machine.capabilities,
         no_new_privileges=no_new_privileges and machine.no_new_privileges is True, environment=machine.environment,
         binds=tuple(BoundPath(source=b.source, target=b.target, read_only=b.read_only) for b in machine.binds),
@@ -97,6 +98,17 @@ def record_of(
         firstboot=tuple((script.name, script.content) for script in machine.firstboot),
         uuid=before.uuid if before else new_machine_id(),
     )  # fmt: skip
+
+
+def _on_its_layers(wanted: Booted, before: Booted | None) -> tuple[Booted, tuple[str, ...]]:
+    """The record with what it may go back to; layers that somebody went back from are not taken again. With what to warn of."""
+    if before is None or wanted.layers == before.layers:
+        return wanted, ()
+    if wanted.layers == wanted.refused:
+        warning = "it stays on the layers that it was rolled back to: `roost rollback` again, or `roost up --update`"
+        return structs.replace(wanted, layers=before.layers, previous=before.previous), (warning,)
+    refused = wanted.refused if wanted.refused == before.layers else ()
+    return structs.replace(wanted, previous=before.layers, refused=refused), ()
 
 
 def new_machine_id() -> str:
@@ -132,10 +144,9 @@ class Machines:
         name = wanted.name
         before = self._before(name)
         runs = self._is_settled(name)
+        wanted, warnings = _on_its_layers(wanted, before)
         found = changes(before, wanted) if before else []
         action = "unchanged" if runs else "started"
-        if before and before.layers != wanted.layers:
-            wanted = structs.replace(wanted, previous=before.layers)
         if runs and (restart or before is None or not all(self._is_live(change) for change in found)):
             self._check(wanted)
             self.host.stop(before or wanted)
@@ -145,7 +156,8 @@ class Machines:
             self._prepare(wanted, before)
         else:
             action = "changed" if found else action
-            if wanted != before:
+            self._apply(wanted, found)
+            if wanted != before:  # what could not be applied is not said to be there
                 self.records.write(wanted)
         again: list[str] = []
         if found or not runs or before is None:
@@ -153,9 +165,7 @@ class Machines:
         elif again := self.host.install(wanted):  # somebody took them away, or changed them
             action = "changed"
         self._enable(wanted, before)
-        if runs:
-            self._apply(wanted, found)
-        else:
+        if not runs:
             self.host.start(wanted)
         if before is not None:
             sessions.release(self._store, wanted, before.previous)
@@ -166,6 +176,7 @@ class Machines:
             changes=(*(change.what for change in found), *(f"{path} written again" for path in again)),
             state=state,
             address=self.address(wanted),
+            warnings=warnings,
         )
 
     def _is_settled(self, name: str) -> bool:
@@ -278,7 +289,7 @@ class Machines:
         """The machine's own address, empty when its network is not private."""
         if record.network != "private":
             return ""
-        link = wiring.link_of(self._store, record)
+        link = wiring.known_link(self._store, record.name)
         return link.address.partition("/")[0] if link else ""
 
     def down(self, name: str) -> Outcome:
@@ -336,7 +347,7 @@ class Machines:
         process = self.records.running(name)
         link = wiring.known_link(self._store, name) if record.network == "private" else None
         init = leader_of(process.pid) if process else None
-        state = "down"
+        state = "down" if process is None else "up"
         if process is not None:
             with contextlib.suppress(Error, OSError):
                 state = readiness.state(self.leader(name))
@@ -363,7 +374,8 @@ class Machines:
             raise StoreError(
                 f"the layers before the last update are gone: {' '.join(gone)}", hint="`roost up --update`"
             )
-        wanted = structs.replace(record, layers=record.previous, previous=record.layers)
+        refused = () if record.refused == record.previous else record.layers
+        wanted = structs.replace(record, layers=record.previous, previous=record.layers, refused=refused)
         if self.is_up(name):
             return self.up(wanted, stop_fd=stop_fd)
         with self._alone(name):

@@ -44,7 +44,8 @@ class Caps(Struct, frozen=True, kw_only=True):
 
 
 class Booted(Struct, frozen=True, kw_only=True):
-    """machine.json. ``layers`` and ``previous`` (those before the last update, for rollback) from the base up.
+    """machine.json. ``layers`` and ``previous`` (those before the last update, for rollback) from the base up; ``refused``
+    are those that somebody went back from.
 
     ``firstboot`` are the scripts as (name, content), ``uuid`` is its machine-id(5).
     """
@@ -54,6 +55,7 @@ class Booted(Struct, frozen=True, kw_only=True):
     family: str
     layers: tuple[str, ...]
     previous: tuple[str, ...] = ()
+    refused: tuple[str, ...] = ()
     boot: BootTerms = BootTerms()
     network: str = "private"
     terms: NetworkTerms = NetworkTerms()

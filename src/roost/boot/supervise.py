@@ -82,7 +82,10 @@ class Supervisor:
         return 0 if self._ending else status
 
     def _once(self, held: Range | None, stop: int) -> int:
-        name, record = self._record.name, self._record
+        name = self._record.name
+        with contextlib.suppress(StoreError):  # it may have been changed since the last start
+            self._record = self._records.read(name)
+        record = self._record
         link = link_of(self._store, record)
         limits = record.limits
         group = cgroups.create(

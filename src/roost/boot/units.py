@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shlex
 import sys
 import time
 from typing import TYPE_CHECKING
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
 NSPAWN = "/etc/systemd/nspawn"
 SYSTEM = "/etc/systemd/system"
 _MARK = "# Written by `roost up`"
+_STATE = "# State directory: "
 _ONLINE = f"{SYSTEM}/machines.target.d/50-roost.conf"
 _ONLINE_TEXT = "# Written by Roost, for machines that come up with the host.\n[Unit]\nWants=network-online.target\n"
 _ENOUGH = 30.0  # seconds beyond a machine's own times
@@ -51,17 +51,23 @@ class Units:
                     f"{path} is there, and not Roost's", hint="move it away, or give the machine another name"
                 )
         lines = _read(_drop_in_of(name)).splitlines()
-        state = f"RequiresMountsFor={self._store.state}"
-        if lines and state not in lines:
-            other = next((line.partition("=")[2] for line in lines if line.startswith("RequiresMountsFor=")), "")
+        if lines and f"{_STATE}{self._store.state}" not in lines:
+            other = next((line.removeprefix(_STATE) for line in lines if line.startswith(_STATE)), "")
             raise StoreError(
                 f"this host has a machine {name} of another state directory: {other}",
                 hint=f"give this one another name, or `roost --state {other} down --remove {name}`",
             )
         image = f"{IMAGES}/{name}"
-        if files.names_in(image):
+        if files.names_in(image) or os.path.lexists(f"{image}.raw"):
             raise StoreError(
                 f"{image} holds a machine that is not Roost's", hint=f"`machinectl remove {name}`, or another name"
+            )
+        if not lines and (
+            systemctl("is-enabled", "--quiet", unit_of(name), check=False).status == 0
+            or _state(unit_of(name)) == "active"
+        ):
+            raise StoreError(
+                f"{unit_of(name)} is somebody else's: it is enabled or runs", hint="give the machine another name"
             )
 
     def install(self, record: Booted) -> list[str]:
@@ -187,13 +193,15 @@ def systemctl(*words: str, check: bool = True, timeout: float = 60.0) -> runner.
 
 def drop_in(record: Booted, state: str) -> str:
     """50-roost.conf: what is different from systemd-nspawn@.service."""
-    program, machine = f"{shlex.quote(sys.executable)} -I -m roost.boot", f"{shlex.quote(state)} {record.name}"
+    program, machine = f"{_word(sys.executable)} -I -m roost.boot", f"{_word(state)} {record.name}"
+    state = state or "/var/lib/roost"
     lines = [
         f"{_MARK}, which replaces it: change the machine's definition instead.",
+        f"{_STATE}{state}",
         "[Unit]",
         "After=network-online.target firewalld.service nftables.service NetworkManager.service systemd-networkd.service",
         "After=dbus.service systemd-machined.service",
-        f"RequiresMountsFor={state or '/var/lib/roost'}",
+        f"RequiresMountsFor={_path(state)} {_path(os.path.dirname(sys.executable))} {_path(os.path.dirname(__file__))}",
         "",
         "[Service]",
         "# mounts the layers and the machine's changes where only it sees them, then becomes systemd-nspawn",
@@ -205,12 +213,24 @@ def drop_in(record: Booted, state: str) -> str:
         "FileDescriptorStoreMax=4",
         "SyslogIdentifier=systemd-nspawn",
         "Restart=on-failure",
+        "RestartSec=2",
         f"TimeoutStopSec={record.boot.stop_timeout:g}",
         *_limits(record),
     ]
     if record.boot.nested:
         lines += ["DevicePolicy=auto", "DeviceAllow="]
     return "\n".join(lines) + "\n"
+
+
+def _path(text: str) -> str:
+    """A path in a list of them, as systemd.syntax(7) and systemd.unit(5) have it: quoted, '%' begins a specifier."""
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%")
+    return f'"{escaped}"' if set(text) & set(" \t\"'\\;") else escaped
+
+
+def _word(text: str) -> str:
+    """A word of a command line, in which systemd would replace variables too (systemd.service(5))."""
+    return _path(text).replace("$", "$$") or '""'
 
 
 def _limits(record: Booted) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from typing import TYPE_CHECKING
 
 from roost.boot.leader import netns_fd
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from roost.network import Link, Network
     from roost.store import Store
 
+_HOSTS_MOST = 1 << 20  # bytes of a hosts file; the machine's root may write anything into it
 _HOSTS = """127.0.0.1 localhost
 127.0.1.1 {hostname}
 ::1 localhost ip6-localhost ip6-loopback
@@ -68,9 +70,25 @@ def hosts_file(store: Store, record: Booted) -> str:
         files.write_atomic(
             path, _HOSTS.format(hostname=record.boot.hostname).encode(), staging=f"{store.state}/staging"
         )
+    else:
+        _rename(path, record.boot.hostname)
     if record.network == "private":
         network_of(store).refresh_hosts({record.name: path})
     return path
+
+
+def _rename(path: str, hostname: str) -> None:
+    """The machine's own line of its hosts file, when it was made for another name; what the machine may have made of the file
+    is bounded, and the rest of it stays."""
+    with open(path, "rb") as stream:
+        old = stream.read(_HOSTS_MOST + 1)
+    if len(old) > _HOSTS_MOST:
+        return
+    new = re.sub(rb"(?m)^127\.0\.1\.1[ \t]+[a-z0-9.-]+$", b"127.0.1.1 " + hostname.encode(), old, count=1)
+    if new != old:
+        with open(path, "r+b") as stream:  # its inode stays: it may be bound into the machine
+            stream.write(new)
+            stream.truncate()
 
 
 def guest_files(store: Store, record: Booted) -> dict[str, bytes]:

@@ -22,15 +22,14 @@ _TONES = {"failed": "bad", "unchanged": "dim", "degraded": "warn", "down": "dim"
 def up(options: argparse.Namespace) -> int:
     """``roost up``: 0 when every machine is up and ready."""
     with watched(options) as (watch, _):
-        manager = roost.Manager(definition(options), state=options.state, watch=watch)
-        names = [*options.machines]
         if options.enabled:
-            names += manager.enabled()
-            if not names:
+            outcomes = roost.Manager(state=options.state, watch=watch).start_enabled()
+            if not outcomes:
                 say("no machine is enabled: `roost enable MACHINE`")
-                return 0
+            return _told(outcomes, options)
+        manager = roost.Manager(definition(options), state=options.state, watch=watch)
         outcomes = manager.up(
-            names,
+            options.machines,
             wait=not options.no_wait,
             ephemeral=True if options.ephemeral else None,
             update=options.update,

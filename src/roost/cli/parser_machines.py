@@ -28,7 +28,9 @@ def add_verbs(verbs: Any) -> None:
     add_common(up)
     down = add_verb(verbs, "down", "machines:down", "end machines: orderly, then firmly")
     _machines(down, "machines that are up (default: all)", needed=False)
-    down.add_argument("--remove", action="store_true", help="forget them too: their changes, units and addresses")
+    down.add_argument(
+        "--remove", action="store_true", help="forget the named ones ('*': all) too: their changes, units and addresses"
+    )
     add_common(down)
     restart = add_verb(verbs, "restart", "machines:restart", "end machines and boot them again")
     _machines(restart, "machines that were brought up")
