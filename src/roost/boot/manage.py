@@ -144,6 +144,8 @@ class Machines:
         name = wanted.name
         before = self._before(name)
         runs = self._is_settled(name)
+        if before is not None:  # maybe since a moment ago: somebody else has brought it up meanwhile
+            wanted = structs.replace(wanted, uuid=before.uuid)
         wanted, warnings = _on_its_layers(wanted, before)
         found = changes(before, wanted) if before else []
         action = "unchanged" if runs else "started"

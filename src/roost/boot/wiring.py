@@ -22,6 +22,10 @@ _HOSTS = """127.0.0.1 localhost
 ff02::1 ip6-allnodes
 ff02::2 ip6-allrouters
 """
+# Its systemd-networkd has no link to bring up there, and would let whoever wants to be online wait for two minutes.
+_NOTHING_TO_AWAIT = {
+    "/run/systemd/system/systemd-networkd-wait-online.service.d/50-roost.conf": b"[Service]\nExecStart=\nExecStart=/bin/true\n"
+}
 
 
 def network_of(store: Store) -> Network:
@@ -94,7 +98,9 @@ def _rename(path: str, hostname: str) -> None:
 def guest_files(store: Store, record: Booted) -> dict[str, bytes]:
     """What the machine's own network managers read, below its /run."""
     link = link_of(store, record)
-    return {} if link is None else network_of(store).guest_files(link)
+    if link is not None:
+        return network_of(store).guest_files(link)
+    return {} if record.boot.nested else _NOTHING_TO_AWAIT  # which makes links itself
 
 
 def resolv_conf(store: Store, record: Booted) -> bytes:
