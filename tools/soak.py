@@ -1,7 +1,8 @@
 """Roost under fire for as long as one likes: `make soak MINUTES=n`.
 
-Kills at every named point, kills at random times, and 32 processes in one store with some of them killed, one after the
-other until the time is over; then a table. The status is 1 when anything was left, lost or unexpected.
+Kills at every named point, of machines that boot and of their supervisors too, kills at random times, and 32 processes in one
+store with some of them killed, one after the other until the time is over; then a table. The status is 1 when anything was
+left, lost or unexpected.
 
     python -m tools.soak [--minutes N] [--seed N] [--only FORM]
 
@@ -27,8 +28,10 @@ TESTS = Path(__file__).resolve().parents[1] / "tests"
 sys.path.insert(0, str(TESTS))
 
 from roost.host import files  # noqa: E402
-from system import scenes  # noqa: E402
+from roost.network import netlink  # noqa: E402
+from system import boot_scenes, scenes  # noqa: E402
 from system.faults import Worker  # noqa: E402
+from system.network_rig import host_at  # noqa: E402
 from system.rig import below, make_tiny  # noqa: E402
 
 if TYPE_CHECKING:
@@ -120,6 +123,33 @@ def points(soak: Soak) -> None:
         worker.close()
 
 
+def machines(soak: Soak) -> None:
+    """The same around machines that boot, on a host of its own."""
+    for kind in soak.dice.sample(boot_scenes.BOOT_SCENES, len(boot_scenes.BOOT_SCENES)):
+        if soak.over:
+            return
+        state, directory = soak.store()
+        todo: list[tuple[str, int]] = []
+        try:
+            with host_at(f"{directory}/host") as host, netlink.inside(host.here.fd):
+                world = boot_scenes.BootWorld(Worker(boot_scenes.worker_prefix(host)), state, directory, host)
+                scene = kind(world)
+                found = boot_scenes.points_of(scene)
+                todo = soak.points.get(f"boot {kind.name}") or soak.dice.sample(found, len(found))
+                while todo and not soak.over:
+                    point, ordinal = todo[-1]
+                    soak.counts["kills around machines"] += boot_scenes.kill_at(scene, point, ordinal, soak.dice)
+                    soak.counts["operations"] += 4
+                    todo.pop()
+                soak.points[f"boot {kind.name}"] = todo
+                world.close()
+        except AssertionError as e:
+            soak.bad(f"{kind.name}, {locals().get('point', 'the recording')!r}: {e}; see {state}")
+        else:
+            soak.drop(state)
+        soak.say(f"machines: {kind.name}, {len(todo)} points to come")
+
+
 def moments(soak: Soak) -> None:
     """Kills any process of Roost at any time."""
     state, directory = soak.store()
@@ -189,7 +219,7 @@ def crowd(soak: Soak) -> None:
         soak.say("crowd")
 
 
-FORMS: dict[str, Callable[[Soak], None]] = {"points": points, "crowd": crowd, "moments": moments}
+FORMS: dict[str, Callable[[Soak], None]] = {"points": points, "machines": machines, "crowd": crowd, "moments": moments}
 
 
 def main() -> int:

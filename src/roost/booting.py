@@ -175,12 +175,16 @@ class Booting:
         names = self._booted(patterns)
         machines = self.boots()
         plans = {}
+        unknown: tuple[str, ...] = ()
         if self.definition is not None:
             known = [name for name in names if name in self.definition.machines]
-            plans = {item.machine.name: item for item in self.plan(known).machines} if known else {}
+            try:
+                plans = {item.machine.name: item for item in self.plan(known).machines} if known else {}
+            except (DefinitionError, StoreError) as e:  # they run, whatever became of what they are defined from
+                unknown = (e.brief,)
         found = []
         for name in names:
-            outdated: tuple[str, ...] = ()
+            outdated = unknown
             record = machines.records.known(name)
             if name in plans and record.definition:
                 wanted = self._wanted(plans[name], record, ephemeral=record.boot.ephemeral)

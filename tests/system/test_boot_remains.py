@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from roost.network import netlink
-from system.boot_rig import OWN_FILES, BootRig, make_booty
+from system.boot_rig import BOOTY, OWN_FILES, BootRig, make_booty
 from system.disk import Disk
 from system.network_rig import Host, peer_of
 from system.rig import COMMAND, below, wait_for
@@ -83,8 +83,14 @@ def test_what_is_of_no_machine_on_the_host(rig: BootRig) -> None:
     assert leftovers(rig) == "none"
     rig.host.write("etc/hosts", "127.0.0.1\tlocalhost\n# BEGIN roost\n10.9.9.2\told\n# END roost\n")
     rig.host.here.run("nft", "add", "table", "inet", "roost")
-    assert "the network of the host" in leftovers(rig)
-    assert repaired(rig) == {"the network of the host": "cleared"}
+    rig.host.here.ip("link add ro-lost type veth peer name lost0")
+    rig.host.here.ip("link set ro-lost alias roost:lost")
+    rig.host.here.ip("link add ro-other type veth peer name other0")  # somebody else's
+    for what in ("the network of the host", "the network of lost"):
+        assert what in leftovers(rig)
+    assert repaired(rig) == {"the network of the host": "cleared", "the network of lost": "cleared"}
+    assert "ro-lost" not in rig.host.state()["links"]
+    assert "ro-other" in rig.host.state()["links"]
     assert rig.host.read("etc/hosts") == "127.0.0.1\tlocalhost\n"
     assert "roost" not in rig.host.state()["rules"]
     assert leftovers(rig) == "none"
@@ -109,6 +115,11 @@ def test_a_damaged_record(rig: BootRig) -> None:
     record.write_text("")
     assert rig("up", "tiny").status == 0  # nobody knows what it runs with: it is started again
     assert rig.inside("wc -l < /var/boots").text.split() == ["3"]
+    os.rename(f"{rig.state}/layers/{BOOTY}", f"{rig.state}/layers/gone")
+    done = rig("restart", "tiny")
+    assert f"layer {BOOTY[:12]} was removed" in done.said
+    assert rig.status()["state"] == "up"  # it is not ended for a start that must fail
+    os.rename(f"{rig.state}/layers/gone", f"{rig.state}/layers/{BOOTY}")
     record.write_text("")
     assert rig("down", "--remove", "tiny").status == 0
     assert os.listdir(f"{rig.state}/booted") == os.listdir(f"{rig.state}/sessions") == []

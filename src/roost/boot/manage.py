@@ -214,7 +214,8 @@ class Machines:
         sessions.ensure(self._store, wanted)
 
     def _check(self, wanted: Booted) -> None:
-        """Raises HostError when the layers cannot boot."""
+        """Raises HostError when the layers cannot boot, LayerGone when they are not there."""
+        self._store.check_layers(wanted.layers)
         trees = [self._store.tree(digest) for digest in reversed(wanted.layers)]
         if lacks := boot_problems(trees):
             raise HostError(

@@ -12,7 +12,11 @@ import zlib
 from roost.errors import HostError
 from roost.host import runner
 from roost.network import netlink
-from roost.network.records import INSIDE, Link
+from roost.network.records import INSIDE, PREFIX, Link
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 _TIMEOUT = 30.0
 _USUAL_MTU = 1500
@@ -130,6 +134,16 @@ def wait_until_gone(link: Link) -> None:
     deadline = time.monotonic() + _ENDING
     while link.interface in netlink.interfaces() and time.monotonic() < deadline:
         time.sleep(0.001)
+
+
+def strays(every: Iterable[Link]) -> list[Link]:
+    """Interfaces that Roost has made, as their aliases tell, and that no link of ``every`` has."""
+    known = netlink.interfaces().values()
+    used = {name for link in every for name in (link.interface, link.bridge)}
+    left = [
+        one for one in known if one.name.startswith(PREFIX) and one.alias.startswith("roost") and one.name not in used
+    ]
+    return [Link(one.alias.partition(":")[2] or one.name, one.name, "", "") for one in left]
 
 
 def uplink_mtu(known: dict[str, netlink.Interface]) -> int:

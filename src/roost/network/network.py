@@ -194,6 +194,8 @@ class Network:
         with self._lock():
             found = self.leftovers()
             left = self._clear(self.records())
+            for link in links.strays(one.link for one in left):
+                links.remove(link, [])
             if not left:
                 if firewall.is_there():
                     firewall.replace(())
@@ -248,6 +250,7 @@ class Network:
         every = self.records()
         gone = self._gone(every)
         found = [one.link.machine for one in gone]
+        found += [link.machine for link in links.strays(one.link for one in every)]
         attached = {one.link.address.partition("/")[0] for one in every}
         lent = [name for name in files.names_in(f"{self._run}/lent") if name not in attached]
         found += [name for name in lent if not files.is_held(f"{self._run}/lent/{name}")]
