@@ -386,6 +386,19 @@ def test_a_hosts_file_that_is_a_mount_is_written_in_place(net: Host) -> None:
         syscalls.umount(path)
 
 
+def test_a_mark_without_its_end_takes_no_line_of_the_hosts(net: Host) -> None:
+    """Somebody has removed the other mark: what follows is the host's, before and after machines come and go."""
+    text = "127.0.0.1 localhost\n# BEGIN roost\n192.0.2.1 printer\n192.0.2.2 backup\n"
+    net.write("etc/hosts", text)
+    net.up("db")
+    assert "\tdb\n" in net.read("etc/hosts")
+    assert net.read("etc/hosts").startswith(text)
+    net.up("web")
+    net.down("web")
+    net.down("db")
+    assert net.read("etc/hosts") == text
+
+
 def test_a_host_without_ipv6_has_machines_without(net: Host) -> None:
     net.here.run("sh", "-c", "for f in all default; do echo 1 > /proc/sys/net/ipv6/conf/$f/disable_ipv6; done")
     link, machine = net.up("db")

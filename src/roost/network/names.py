@@ -99,17 +99,17 @@ def entries_of(links: Iterable[Link]) -> list[tuple[str, str]]:
 
 
 def merged(old: bytes, new: bytes) -> bytes:
-    """A hosts file with another block of ours; the rest stays as it is."""
-    lines = old.splitlines(keepends=True)
-    kept, ours = [], False
-    for line in lines:
+    """A hosts file with another block of ours; the rest stays as it is, and so does a mark without its other one."""
+    kept: list[bytes] = []
+    begun = -1
+    for line in old.splitlines(keepends=True):
         word = line.strip()
         if word == BEGIN.encode():
-            ours = True
-        elif not ours:
-            kept.append(line)
-        elif word == END.encode():
-            ours = False
+            begun = len(kept)
+        kept.append(line)
+        if word == END.encode() and begun >= 0:
+            del kept[begun:]
+            begun = -1
     text = b"".join(kept)
     return text + (b"\n" if new and text and not text.endswith(b"\n") else b"") + new
 
