@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import signal
 import socket
 import sys
 from functools import partial
@@ -19,6 +21,7 @@ from system.rig import wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
 PLAIN = NetworkTerms()
 POINTS = ("open", "os.", "roost.", "subprocess.Popen", "fcntl.flock")
@@ -397,6 +400,27 @@ def test_a_mark_without_its_end_takes_no_line_of_the_hosts(net: Host) -> None:
     net.down("web")
     net.down("db")
     assert net.read("etc/hosts") == text
+
+
+def test_a_machine_that_holds_its_hosts_file_holds_nobody_up(net: Host, tmp_path: Path) -> None:
+    """Its root may take a lease on what it owns; then every open waits until the kernel breaks it, which changes it too."""
+    paths = {name: str(tmp_path / name) for name in ("bad", "other")}
+    for name, path in paths.items():
+        net.network.write_hosts(name, path)
+    old = signal.signal(signal.SIGIO, signal.SIG_IGN)
+    holder = os.open(paths["bad"], os.O_RDWR)
+    try:
+        fcntl.fcntl(holder, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+        net.up("db")
+        net.network.refresh_hosts(paths)
+        assert fcntl.fcntl(holder, fcntl.F_GETLEASE) != fcntl.F_UNLCK, "nobody has waited for its end"
+        assert b"\tdb\n" not in os.pread(holder, 1000, 0)
+        assert b"\tdb\n" in (tmp_path / "other").read_bytes()
+    finally:
+        os.close(holder)
+        signal.signal(signal.SIGIO, old)
+    net.network.refresh_hosts(paths)
+    assert b"\tdb\n" in (tmp_path / "bad").read_bytes()
 
 
 def test_a_host_without_ipv6_has_machines_without(net: Host) -> None:

@@ -23,6 +23,8 @@ _PLAIN = "etc/resolv.conf"
 _MOST = 3  # MAXNS, resolv.h
 _TIMEOUT = 20.0
 _LONGEST = 1 << 18  # bytes of a hosts file that a machine may write: it is read by the host's root
+# whoever owns a file may take a lease on it, F_SETLEASE in fcntl(2): without O_NONBLOCK every open waits for 45 s
+_UNAWAITED = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
 
 def is_loopback(address: str) -> bool:
@@ -161,8 +163,8 @@ def write_same(path: str, data: bytes) -> None:
 
 
 def in_place(path: str, data: bytes) -> None:
-    """Replaces a file's content and keeps its inode."""
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+    """Replaces a file's content and keeps its inode. Raises BlockingIOError when somebody has a lease on it."""
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | _UNAWAITED, 0o644)
     with open(fd, "wb") as stream:
         stream.write(data)
         stream.flush()
@@ -178,12 +180,13 @@ def machine_hosts(machine: str, entries: Iterable[tuple[str, str]]) -> bytes:
 def refresh(paths: Mapping[str, str], entries: Iterable[tuple[str, str]]) -> None:
     """The same block in the files of several machines, each without its own name.
 
-    The rest is the machine's, which may have written anything: one that is too long is made anew.
+    The rest is the machine's, which may have written anything: one that is too long is made anew. One that the machine
+    has a lease on keeps its old names.
     """
     every = list(entries)
     for machine, path in paths.items():
-        with contextlib.suppress(FileNotFoundError):
-            with open(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW), "rb") as stream:
+        with contextlib.suppress(FileNotFoundError, BlockingIOError):
+            with open(os.open(path, os.O_RDONLY | _UNAWAITED), "rb") as stream:
                 old = stream.read(_LONGEST + 1)
             own = block(entry for entry in every if entry[1] != machine)
             new = merged(old, own) if len(old) <= _LONGEST else machine_hosts(machine, every)
