@@ -338,11 +338,29 @@ def test_settings_are_put_back_as_they_were(net: Host) -> None:
     assert net.state() == before
 
 
-def test_forwarding_stays_where_others_live_from_it(net: Host) -> None:
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("link add docker0 type bridge",),
+        ("link add vmbr0 type bridge", "address add 192.0.2.1/24 dev vmbr0", "link set vmbr0 up"),
+        ("link add eth1 type veth peer name eth9", "link set eth1 up", "route add 192.0.2.0/24 dev eth1"),
+    ],
+)
+def test_forwarding_stays_where_others_live_from_it(net: Host, words: tuple[str, ...]) -> None:
     net.up("db")
-    net.here.ip("link add docker0 type bridge")
+    for line in words:
+        net.here.ip(line)
     net.down("db")
     assert net.here.run("cat", "/proc/sys/net/ipv4/ip_forward") == "1\n"
+
+
+def test_forwarding_goes_where_a_second_interface_leads_nowhere(net: Host) -> None:
+    net.up("db")
+    net.here.ip("link add eth1 type veth peer name eth9")
+    net.here.ip("link set eth9 up")
+    net.here.ip("link set eth1 up")
+    net.down("db")
+    assert net.here.run("cat", "/proc/sys/net/ipv4/ip_forward") == "0\n"
 
 
 def test_names_of_machines_are_known(net: Host, tmp_path: object) -> None:

@@ -476,7 +476,7 @@ class Network:
             managers.withdraw(self._root)
             managers.distrust(f"{self._run}/trusted", self._root)
         other_firewalls.withdraw(f"{self._run}/chains")
-        sysctls.put_back(f"{self._run}/settings", netlink.interfaces())
+        sysctls.put_back(f"{self._run}/settings")
 
     def _forget(self, link: Link) -> None:
         """Last of all: until its record has gone, whoever comes next takes down what is left."""
