@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 
+from roost.errors import Error
 from roost.host import runner
 from roost.network import writing
 from roost.network.addresses import number_of, text_of
@@ -22,6 +23,7 @@ _UPSTREAM = ("run/systemd/resolve/resolv.conf", "run/NetworkManager/no-stub-reso
 _PLAIN = "etc/resolv.conf"
 _MOST = 3  # MAXNS, resolv.h
 _TIMEOUT = 20.0
+_AT_ONCE = 32  # names that are looked up side by side
 _LONGEST = 1 << 18  # bytes of a hosts file that a machine may write: it is read by the host's root
 # whoever owns a file may take a lease on it, F_SETLEASE in fcntl(2): without O_NONBLOCK every open waits for 45 s
 _UNAWAITED = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
@@ -77,13 +79,34 @@ def resolv_conf(link: Link, root: str) -> bytes:
 
 
 def resolve(names: tuple[str, ...]) -> dict[str, list[str]]:
-    """The addresses of names, as the host finds them."""
-    done = {name: runner.run(runner.Command(argv=("getent", "ahosts", name), timeout=_TIMEOUT)) for name in names}
-    found = {}
-    for name, answer in done.items():
-        words = [line.split()[0] for line in answer.output.decode(errors="replace").splitlines() if line.split()]
-        found[name] = list(dict.fromkeys(word for word in words if answer.status == 0 and number_of(word)))
+    """The addresses of names, as the host finds them: none of one that it does not find in time."""
+    import threading
+
+    found: dict[str, list[str]] = {}
+    waiting = list(reversed(names))
+
+    def look() -> None:
+        with contextlib.suppress(IndexError):
+            while True:
+                name = waiting.pop()
+                found[name] = _addresses_of(name)
+
+    # a server that does not answer takes its time for each name: all are asked at once
+    threads = [threading.Thread(target=look, daemon=True) for _ in range(min(len(names), _AT_ONCE))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
     return found
+
+
+def _addresses_of(name: str) -> list[str]:
+    try:
+        answer = runner.run(runner.Command(argv=("getent", "ahosts", name), timeout=_TIMEOUT))
+    except Error:  # no time left, or no getent
+        return []
+    words = [line.split()[0] for line in answer.output.decode(errors="replace").splitlines() if line.split()]
+    return list(dict.fromkeys(word for word in words if answer.status == 0 and number_of(word)))
 
 
 def block(entries: Iterable[tuple[str, str]]) -> bytes:
