@@ -34,7 +34,7 @@ def _terms(data: bytes, place: Path) -> None:
     try:
         ports = [terms.published(text) for text in own.publish]
         wanted = [terms.target(text) for text in own.egress or ()]
-        reach = terms.reaches(wanted, {}, lambda found: {name: ["192.0.2.1", "2001:db8::1"] for name in found})
+        reach, _ = terms.reaches(wanted, {}, lambda found: {name: ["192.0.2.1", "2001:db8::1"] for name in found})
         pools.fixed(words[0])
     except Error as e:
         checks.told(e)

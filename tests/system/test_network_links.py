@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import signal
 import socket
 import sys
 from functools import partial
@@ -19,6 +21,7 @@ from system.rig import wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
 PLAIN = NetworkTerms()
 POINTS = ("open", "os.", "roost.", "subprocess.Popen", "fcntl.flock")
@@ -335,11 +338,29 @@ def test_settings_are_put_back_as_they_were(net: Host) -> None:
     assert net.state() == before
 
 
-def test_forwarding_stays_where_others_live_from_it(net: Host) -> None:
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("link add docker0 type bridge",),
+        ("link add vmbr0 type bridge", "address add 192.0.2.1/24 dev vmbr0", "link set vmbr0 up"),
+        ("link add eth1 type veth peer name eth9", "link set eth1 up", "route add 192.0.2.0/24 dev eth1"),
+    ],
+)
+def test_forwarding_stays_where_others_live_from_it(net: Host, words: tuple[str, ...]) -> None:
     net.up("db")
-    net.here.ip("link add docker0 type bridge")
+    for line in words:
+        net.here.ip(line)
     net.down("db")
     assert net.here.run("cat", "/proc/sys/net/ipv4/ip_forward") == "1\n"
+
+
+def test_forwarding_goes_where_a_second_interface_leads_nowhere(net: Host) -> None:
+    net.up("db")
+    net.here.ip("link add eth1 type veth peer name eth9")
+    net.here.ip("link set eth9 up")
+    net.here.ip("link set eth1 up")
+    net.down("db")
+    assert net.here.run("cat", "/proc/sys/net/ipv4/ip_forward") == "0\n"
 
 
 def test_names_of_machines_are_known(net: Host, tmp_path: object) -> None:
@@ -384,6 +405,40 @@ def test_a_hosts_file_that_is_a_mount_is_written_in_place(net: Host) -> None:
         assert net.read("etc/hosts") == "127.0.0.1 localhost\n" + "# long\n" * 50
     finally:
         syscalls.umount(path)
+
+
+def test_a_mark_without_its_end_takes_no_line_of_the_hosts(net: Host) -> None:
+    """Somebody has removed the other mark: what follows is the host's, before and after machines come and go."""
+    text = "127.0.0.1 localhost\n# BEGIN roost\n192.0.2.1 printer\n192.0.2.2 backup\n"
+    net.write("etc/hosts", text)
+    net.up("db")
+    assert "\tdb\n" in net.read("etc/hosts")
+    assert net.read("etc/hosts").startswith(text)
+    net.up("web")
+    net.down("web")
+    net.down("db")
+    assert net.read("etc/hosts") == text
+
+
+def test_a_machine_that_holds_its_hosts_file_holds_nobody_up(net: Host, tmp_path: Path) -> None:
+    """Its root may take a lease on what it owns; then every open waits until the kernel breaks it, which changes it too."""
+    paths = {name: str(tmp_path / name) for name in ("bad", "other")}
+    for name, path in paths.items():
+        net.network.write_hosts(name, path)
+    old = signal.signal(signal.SIGIO, signal.SIG_IGN)
+    holder = os.open(paths["bad"], os.O_RDWR)
+    try:
+        fcntl.fcntl(holder, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+        net.up("db")
+        net.network.refresh_hosts(paths)
+        assert fcntl.fcntl(holder, fcntl.F_GETLEASE) != fcntl.F_UNLCK, "nobody has waited for its end"
+        assert b"\tdb\n" not in os.pread(holder, 1000, 0)
+        assert b"\tdb\n" in (tmp_path / "other").read_bytes()
+    finally:
+        os.close(holder)
+        signal.signal(signal.SIGIO, old)
+    net.network.refresh_hosts(paths)
+    assert b"\tdb\n" in (tmp_path / "bad").read_bytes()
 
 
 def test_a_host_without_ipv6_has_machines_without(net: Host) -> None:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-from typing import TYPE_CHECKING
+import threading
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from roost.definition.model import NetworkTerms
 from roost.errors import HostError
 from roost.host import syscalls
-from roost.network import netlink
+from roost.network import names, netlink
 from system.network_rig import QUICK, UPLINK, UPLINK6, WAN, WAN6, Host, Space, peer_of
 
 if TYPE_CHECKING:
@@ -158,9 +159,58 @@ def test_names_in_an_egress_list_are_looked_up(net: Host, tmp_path: Path) -> Non
             assert machine.reaches(WAN, 80)
             assert machine.reaches(WAN6, 80)
             assert not machine.reaches(WAN, 81)
-        with pytest.raises(HostError) as caught:
-            net.up("wrong", NetworkTerms(egress=("nowhere.example:80",)))
-    assert "nowhere.example" in caught.value.brief
+
+
+def test_a_name_without_an_address_is_left_out_until_it_has_one(net: Host, tmp_path: Path) -> None:
+    """As after the host's own start, while no server of names answers yet. A run is refused: nobody repairs it."""
+    terms = NetworkTerms(egress=("mirror.example:80", f"{WAN}:81", "never.example"))
+    with net.wan.listen(80), net.wan.listen(81):
+        with hosts_file(tmp_path, "127.0.0.1\tlocalhost\n"):
+            link, machine = net.up("build", terms)
+            assert machine.reaches(WAN, 81)
+            assert not machine.reaches(WAN, 80)
+            found = next(hop for hop in net.network.check(link, machine.fd) if hop.state == "warning")
+            assert "mirror.example, never.example" in found.found
+            with pytest.raises(HostError) as caught:
+                net.network.attach(net.network.lend("abcdef", terms), terms, machine.fd)
+            net.network.close()
+            assert "mirror.example" in caught.value.brief
+        with hosts_file(tmp_path, f"{WAN}\tmirror.example\n"):
+            net.network.repair(link, machine.fd)
+        assert machine.reaches(WAN, 80)
+        assert machine.reaches(WAN, 81)
+        found = next(hop for hop in net.network.check(link, machine.fd) if hop.state == "warning")
+        assert found.found.endswith(": never.example")
+
+
+def test_names_are_looked_up_side_by_side(net: Host, tmp_path: Path) -> None:
+    """This server answers the first one when it has heard of the last: whoever asks one after another waits in vain."""
+    every = {b"one", b"two", b"six"}
+    ended = threading.Event()
+
+    def serve(door: socket.socket) -> None:
+        heard: list[tuple[bytes, Any]] = []
+        known: set[bytes] = set()
+        while not ended.is_set():
+            with contextlib.suppress(TimeoutError):
+                heard.append(door.recvfrom(512))
+                known.add(heard[-1][0][13:16])
+            if every <= known:
+                for data, peer in heard:  # RFC 1035: the question again, and WAN for its A record
+                    four = data[-4:] == b"\0\1\0\1"
+                    record = b"\xc0\x0c\0\1\0\1\0\0\0\0\0\4" + socket.inet_aton(WAN) if four else b""
+                    door.sendto(data[:2] + b"\x81\x80\0\1" + bytes([0, four]) + b"\0\0\0\0" + data[12:] + record, peer)
+                heard.clear()
+
+    with hosts_file(tmp_path, ""), net.here.listen(53, "127.0.0.1", kind=socket.SOCK_DGRAM) as door:
+        (tmp_path / "resolv.conf").write_text("nameserver 127.0.0.1\noptions timeout:5 attempts:1\n")
+        door.settimeout(0.05)
+        thread = threading.Thread(target=serve, args=(door,))
+        thread.start()
+        found = names.resolve(tuple(f"{word.decode()}.example" for word in every))
+        ended.set()
+        thread.join()
+    assert found == {f"{word.decode()}.example": [WAN] for word in every}
 
 
 def test_an_empty_egress_list_lets_nothing_out_not_even_questions(net: Host) -> None:

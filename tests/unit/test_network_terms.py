@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from roost.definition import network_checks
 from roost.definition.model import NetworkTerms
-from roost.errors import DefinitionError, HostError
+from roost.errors import DefinitionError
 from roost.network import addresses, firewall, guests, managers, names, others, pools, terms
 from roost.network.records import Attached, Link, attached_from, link_from
 from roost.network.terms import Port, Reach, Target
@@ -143,7 +143,7 @@ def test_targets_become_networks_none_within_another() -> None:
     every = [
         terms.target(text) for text in ("192.0.2.0/24", "192.0.2.7:80", "db:80", "mirror:80/tcp", "mirror:80", "host:1")
     ]
-    found = terms.reaches(
+    found, unknown = terms.reaches(
         every, {"db": ["10.0.0.1"]}, lambda names: {name: ["192.0.3.1", "2001:db8::1"] for name in names}
     )
     assert {(str(one.block), one.protocol, one.port) for one in found} == {
@@ -152,16 +152,19 @@ def test_targets_become_networks_none_within_another() -> None:
         ("192.0.3.1/32", "tcp", 80), ("192.0.3.1/32", "udp", 80),
         ("2001:db8::1/128", "tcp", 80), ("2001:db8::1/128", "udp", 80),
     }  # fmt: skip
-    assert {str(one.block) for one in terms.reaches([terms.target("any")], {}, lambda _: {})} == {"0.0.0.0/0", "::/0"}
-    with pytest.raises(HostError) as caught:
-        terms.reaches([terms.target("nowhere:80")], {}, lambda names: {name: [] for name in names})
-    assert "nowhere" in caught.value.brief
+    assert unknown == ()
+    found, _ = terms.reaches([terms.target("any")], {}, lambda _: {})
+    assert {str(one.block) for one in found} == {"0.0.0.0/0", "::/0"}
+    both = [terms.target("nowhere:80"), terms.target("192.0.2.7")]
+    found, unknown = terms.reaches(both, {}, lambda names: {name: [] for name in names})
+    assert [str(one.block) for one in found] == ["192.0.2.7/32"]
+    assert unknown == ("nowhere",)
 
 
 @given(st.lists(st.tuples(BLOCKS, st.sampled_from(["", "tcp", "udp"]), st.integers(0, 3)), max_size=12))
 def test_what_is_left_of_targets_says_the_same(wanted: list[tuple[str, str, int]]) -> None:
     targets = [Target("network", text, port, protocol if port else "") for text, protocol, port in wanted]
-    found = terms.reaches(targets, {}, lambda _: {})
+    found, _ = terms.reaches(targets, {}, lambda _: {})
     for one in found:
         assert not any(other != one and other.covers(one) for other in found)
     for item in targets:
@@ -213,7 +216,9 @@ def test_records_are_read_as_they_were_written() -> None:
         Link("a", "ro-a", "1.1.1.2/24", "1.1.1.1", bridge="ro-b_x"),
     ):
         assert link_from(link.to_line()) == link
-        one = Attached(link, ('inet roost links { "ro-db" }', "x"), ("8080/tcp",))
+        one = Attached(
+            link, ('inet roost links { "ro-db" }', "x"), ("8080/tcp",), "/s", ("a.example:80", "any"), ("a.example",)
+        )
         assert attached_from(one.to_text()) == one
 
 
@@ -230,7 +235,9 @@ def test_a_hosts_file_keeps_what_is_not_ours() -> None:
     new = names.merged(old, names.block([("10.0.0.2", "db")]))
     assert new == b"127.0.0.1 localhost\n192.0.2.1 printer\n# BEGIN roost\n10.0.0.2\tdb\n# END roost\n"
     assert names.merged(new, b"") == b"127.0.0.1 localhost\n192.0.2.1 printer\n"
-    assert names.merged(b"a\n# BEGIN roost\ncut off", b"") == b"a\n"
+    for text in (b"a\n# BEGIN roost\ntheirs", b"a\n# END roost\ntheirs", b"# BEGIN roost\ntheirs\n"):
+        assert names.merged(text, b"") == text, "who has removed one mark keeps the lines"
+        assert names.merged(names.merged(text, new), b"").startswith(text)
 
 
 @given(

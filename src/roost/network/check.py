@@ -30,7 +30,7 @@ class Check:
         """Every hop that can be judged: packets are sent only where nothing before is known to stop them."""
         looks: list[Callable[[], Hop | None]] = [
             self._attached, self._link_inside, self._addresses, self._routes, self._gateway, self._forwarding, self._table,
-            self._others, self._managers, self._way_out,
+            self._egress, self._others, self._managers, self._way_out,
         ]  # fmt: skip
         found = [hop for look in looks if (hop := look()) is not None]
         for send in (self._answer, self._outside, self._names):
@@ -148,6 +148,15 @@ class Check:
             more = f" and {len(lacking) - 3} more" if len(lacking) > 3 else ""
             return Hop("firewall", "failed", f"Roost's table lacks {'; '.join(lacking[:3])}{more}", _REPAIR)
         return Hop("firewall", "ok", "the table inet roost is whole" if self._every else "no link, no table")
+
+    def _egress(self) -> Hop | None:
+        """The list of one machine, or of all: whoever repairs the host's side looks every name up again."""
+        every = self._every if self._link is None else [self._own] if self._own is not None else []
+        unknown = list(dict.fromkeys(name for one in every for name in one.unknown))
+        if not unknown:
+            return None
+        found = f"without an address, so not reached: {', '.join(unknown)}"
+        return Hop("egress", "warning", found, f"see `getent ahosts {unknown[0]}`; {_REPAIR}")
 
     def _others(self) -> Hop:
         chains = others.blocking() if self._every else []

@@ -180,7 +180,7 @@ def elements_of(
     """
     device = link.device
     found = [f'inet roost links {{ "{device}" }}']
-    reach, host_ports = tuple(reach), tuple(host_ports)
+    host_ports = tuple(host_ports)
     for n, text in (("4", link.address), ("6", link.address6)):
         own = text.partition("/")[0]
         if not own:
@@ -192,18 +192,31 @@ def elements_of(
         for protocol, port in host_ports:
             place = f"host_ports{n} {{ {own} . {protocol} . {port} }}" if port else f"host{n} {{ {own} }}"
             found.append(f"inet roost {place}")
-        for one in reach:
-            if one.block.bits == (32 if n == "4" else 128):
-                place = f"allowed_ports{n} {{ {own} . {one.block} . {one.protocol} . {one.port} }}"
-                found.append(f"inet roost {place if one.port else f'allowed{n} {{ {own} . {one.block} }}'}")
         for port_ in ports:
             found += _publishing(n, own, port_)
         found += [f"inet roost resolvers{n} {{ {text} }}" for text in resolvers if (":" in text) == (n == "6")]
+    found += reaching(link, reach)
     if local_resolver:
         found.append(f"inet roost resolver {{ {link.gateway} : {local_resolver} }}")
     if link.bridge:
         found += _on_bridge(link, alone=terms.isolated or terms.egress is not None)
     return tuple(found)
+
+
+def reaching(link: Link, reach: Iterable[Reach]) -> list[str]:
+    """The elements that let a machine reach what its list names."""
+    found = []
+    for one in reach:
+        n, text = ("4", link.address) if one.block.bits == 32 else ("6", link.address6)
+        if own := text.partition("/")[0]:
+            place = f"allowed_ports{n} {{ {own} . {one.block} . {one.protocol} . {one.port} }}"
+            found.append(f"inet roost {place if one.port else f'allowed{n} {{ {own} . {one.block} }}'}")
+    return found
+
+
+def reaching_anew(elements: Iterable[str], link: Link, reach: Iterable[Reach]) -> tuple[str, ...]:
+    """A machine's elements with others of those."""
+    return (*(text for text in elements if not text.startswith("inet roost allowed")), *reaching(link, reach))
 
 
 def _publishing(n: str, own: str, port: Port) -> list[str]:

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 
+from roost.errors import Error
 from roost.host import runner
 from roost.network import writing
 from roost.network.addresses import number_of, text_of
@@ -22,7 +23,10 @@ _UPSTREAM = ("run/systemd/resolve/resolv.conf", "run/NetworkManager/no-stub-reso
 _PLAIN = "etc/resolv.conf"
 _MOST = 3  # MAXNS, resolv.h
 _TIMEOUT = 20.0
+_AT_ONCE = 32  # names that are looked up side by side
 _LONGEST = 1 << 18  # bytes of a hosts file that a machine may write: it is read by the host's root
+# whoever owns a file may take a lease on it, F_SETLEASE in fcntl(2): without O_NONBLOCK every open waits for 45 s
+_UNAWAITED = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
 
 def is_loopback(address: str) -> bool:
@@ -75,13 +79,34 @@ def resolv_conf(link: Link, root: str) -> bytes:
 
 
 def resolve(names: tuple[str, ...]) -> dict[str, list[str]]:
-    """The addresses of names, as the host finds them."""
-    done = {name: runner.run(runner.Command(argv=("getent", "ahosts", name), timeout=_TIMEOUT)) for name in names}
-    found = {}
-    for name, answer in done.items():
-        words = [line.split()[0] for line in answer.output.decode(errors="replace").splitlines() if line.split()]
-        found[name] = list(dict.fromkeys(word for word in words if answer.status == 0 and number_of(word)))
+    """The addresses of names, as the host finds them: none of one that it does not find in time."""
+    import threading
+
+    found: dict[str, list[str]] = {}
+    waiting = list(reversed(names))
+
+    def look() -> None:
+        with contextlib.suppress(IndexError):
+            while True:
+                name = waiting.pop()
+                found[name] = _addresses_of(name)
+
+    # a server that does not answer takes its time for each name: all are asked at once
+    threads = [threading.Thread(target=look, daemon=True) for _ in range(min(len(names), _AT_ONCE))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
     return found
+
+
+def _addresses_of(name: str) -> list[str]:
+    try:
+        answer = runner.run(runner.Command(argv=("getent", "ahosts", name), timeout=_TIMEOUT))
+    except Error:  # no time left, or no getent
+        return []
+    words = [line.split()[0] for line in answer.output.decode(errors="replace").splitlines() if line.split()]
+    return list(dict.fromkeys(word for word in words if answer.status == 0 and number_of(word)))
 
 
 def block(entries: Iterable[tuple[str, str]]) -> bytes:
@@ -99,17 +124,17 @@ def entries_of(links: Iterable[Link]) -> list[tuple[str, str]]:
 
 
 def merged(old: bytes, new: bytes) -> bytes:
-    """A hosts file with another block of ours; the rest stays as it is."""
-    lines = old.splitlines(keepends=True)
-    kept, ours = [], False
-    for line in lines:
+    """A hosts file with another block of ours; the rest stays as it is, and so does a mark without its other one."""
+    kept: list[bytes] = []
+    begun = -1
+    for line in old.splitlines(keepends=True):
         word = line.strip()
         if word == BEGIN.encode():
-            ours = True
-        elif not ours:
-            kept.append(line)
-        elif word == END.encode():
-            ours = False
+            begun = len(kept)
+        kept.append(line)
+        if word == END.encode() and begun >= 0:
+            del kept[begun:]
+            begun = -1
     text = b"".join(kept)
     return text + (b"\n" if new and text and not text.endswith(b"\n") else b"") + new
 
@@ -161,8 +186,8 @@ def write_same(path: str, data: bytes) -> None:
 
 
 def in_place(path: str, data: bytes) -> None:
-    """Replaces a file's content and keeps its inode."""
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+    """Replaces a file's content and keeps its inode. Raises BlockingIOError when somebody has a lease on it."""
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | _UNAWAITED, 0o644)
     with open(fd, "wb") as stream:
         stream.write(data)
         stream.flush()
@@ -178,12 +203,13 @@ def machine_hosts(machine: str, entries: Iterable[tuple[str, str]]) -> bytes:
 def refresh(paths: Mapping[str, str], entries: Iterable[tuple[str, str]]) -> None:
     """The same block in the files of several machines, each without its own name.
 
-    The rest is the machine's, which may have written anything: one that is too long is made anew.
+    The rest is the machine's, which may have written anything: one that is too long is made anew. One that the machine
+    has a lease on keeps its old names.
     """
     every = list(entries)
     for machine, path in paths.items():
-        with contextlib.suppress(FileNotFoundError):
-            with open(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW), "rb") as stream:
+        with contextlib.suppress(FileNotFoundError, BlockingIOError):
+            with open(os.open(path, os.O_RDONLY | _UNAWAITED), "rb") as stream:
                 old = stream.read(_LONGEST + 1)
             own = block(entry for entry in every if entry[1] != machine)
             new = merged(old, own) if len(old) <= _LONGEST else machine_hosts(machine, every)

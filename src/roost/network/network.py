@@ -14,7 +14,20 @@ from functools import partial
 
 from roost.errors import Error, HostError
 from roost.host import files, netns
-from roost.network import clashes, firewall, guests, links, managers, names, netlink, pools, sysctls, terms, writing
+from roost.network import (
+    clashes,
+    firewall,
+    guests,
+    links,
+    managers,
+    names,
+    netlink,
+    pools,
+    sysctls,
+    terms,
+    wanted,
+    writing,
+)
 from roost.network import others as other_firewalls
 from roost.network.addresses import number_of
 from roost.network.records import PREFIX, Attached, Hop, Link, attached_from
@@ -138,35 +151,14 @@ class Network:
     def attach(self, link: Link, terms_: NetworkTerms | Terms, netns_fd: int) -> None:
         """Sets up the network of a machine whose network namespace is ``netns_fd``; again: only what is missing.
 
+        Names in its egress list that have no address are left out, and ``check`` names them; a run's have to have one.
         Raises HostError in three parts, and then nothing of it is left; BusyError never: it waits for its turn.
         """
-        ports = tuple(map(terms.published, terms_.publish))
-        targets = tuple(map(terms.target, terms_.egress or ()))
-        known = self._addresses()
-        reach = terms.reaches(targets, known, names.resolve)
-        resolvers, local = names.resolvers(self._root)
-        host_ports = tuple(
-            (protocol, item.port)
-            for item in targets
-            if item.kind == "host"
-            for protocol in ((item.protocol,) if item.protocol else terms.PROTOCOLS if item.port else ("",))
-        )
-        asks = terms_.egress is None or any(item.kind in ("any", "name") for item in targets)
-        elements = firewall.elements_of(
-            link,
-            terms_,
-            ports,
-            reach,
-            host_ports,
-            names=asks,
-            resolvers=resolvers,
-            local_resolver=local if asks else "",
-        )
-        new = Attached(link, elements, tuple(map(str, ports)), self._directory)
+        new = wanted.by(link, terms_, self._addresses(), self._root, self._directory)
         with self._lock():
             every = self.records()
             others = self._clear([one for one in every if one.link.interface != link.interface])
-            self._refuse_clashes(new, ports, others)
+            self._refuse_clashes(new, others)
             same = not any(one.elements != new.elements for one in every if one.link.interface == link.interface)
             working = link.interface in netlink.interfaces()
             try:
@@ -221,8 +213,9 @@ class Network:
         it. What was wrong is returned, as ``check`` found it. Raises HostError.
         """
         wrong = [hop for hop in self.check(link, netns_fd) if hop.state != "ok"]
+        anew = {one: wanted.again(one, self._addresses()) for one in self.records()}  # which may take its time
         with self._lock():
-            every = self._clear(self.records())
+            every = [anew.get(one, one) for one in self._clear(self.records())]
             if every:
                 self._host_side(every)
             if link is not None and netns_fd is not None and any(one.link == link for one in every):
@@ -241,6 +234,7 @@ class Network:
         other_firewalls.let_through(f"{self._run}/chains")
         firewall.replace(every)
         for one in every:
+            self._write(one)
             links.set_outside(one.link)
             sysctls.of_link(one.link.device, localnet=firewall.needs_localnet(one.link.device, every))
         self._host_names()
@@ -405,7 +399,7 @@ class Network:
                     return True
         return False
 
-    def _refuse_clashes(self, new: Attached, ports: tuple[terms.Port, ...], others: list[Attached]) -> None:
+    def _refuse_clashes(self, new: Attached, others: list[Attached]) -> None:
         """Raises HostError when another has its name, its addresses or its ports."""
         link = new.link
         known = netlink.interfaces()
@@ -422,8 +416,8 @@ class Network:
                     details=os.path.dirname(one.owner),
                     hint="give the bridge another name",
                 )
-        for port in ports:
-            clashes.refuse_port(port, link, others)
+        for port in new.ports:
+            clashes.refuse_port(terms.published(port), link, others)
         if there is None:
             for block in clashes.blocks_of(link):
                 if where := clashes.overlapping(block, {link.device}):
@@ -439,7 +433,7 @@ class Network:
         sysctls.turn_on(f"{self._run}/settings", ipv6=bool(link.address6))
         if not others:
             other_firewalls.let_through(f"{self._run}/chains")
-        writing.write(f"{self._run}/attached/{link.interface}", new.to_text().encode(), mode=0o600)
+        self._write(new)
         if same:
             firewall.add(new, others)
         else:
@@ -448,6 +442,9 @@ class Network:
         sysctls.of_link(link.device, localnet=firewall.needs_localnet(link.device, (*others, new)))
         if not link.lent:
             self._host_names()
+
+    def _write(self, one: Attached) -> None:
+        writing.write(f"{self._run}/attached/{one.link.interface}", one.to_text().encode(), mode=0o600)
 
     def _tell_managers(self, link: Link, *, first: bool) -> None:
         if not link.lent:
@@ -479,7 +476,7 @@ class Network:
             managers.withdraw(self._root)
             managers.distrust(f"{self._run}/trusted", self._root)
         other_firewalls.withdraw(f"{self._run}/chains")
-        sysctls.put_back(f"{self._run}/settings", netlink.interfaces())
+        sysctls.put_back(f"{self._run}/settings")
 
     def _forget(self, link: Link) -> None:
         """Last of all: until its record has gone, whoever comes next takes down what is left."""

@@ -66,7 +66,8 @@ class Hop(Struct, frozen=True):
 class Attached(Struct, frozen=True):
     """What Roost set up for a link: where machines' elements are in the firewall, and the ports of the host it has.
 
-    ``owner`` is the directory of its store's networks.
+    ``owner`` is the directory of its store's networks. ``egress`` is its list when some names in it, ``unknown``, had no
+    address.
 
     An element is written as nft reads it, without ``add element``: ``inet roost links { "ro-db" }``.
     """
@@ -75,6 +76,8 @@ class Attached(Struct, frozen=True):
     elements: tuple[str, ...] = ()
     ports: tuple[str, ...] = ()
     owner: str = ""
+    egress: tuple[str, ...] = ()
+    unknown: tuple[str, ...] = ()
 
     def to_text(self) -> str:
         """As a file."""
@@ -83,6 +86,8 @@ class Attached(Struct, frozen=True):
             f"owner {self.owner}",
             *(f"element {element}" for element in self.elements),
             *(f"port {port}" for port in self.ports),
+            *(f"egress {text}" for text in self.egress),
+            *(f"unknown {name}" for name in self.unknown),
         )
         return "\n".join(lines) + "\n"
 
@@ -96,11 +101,12 @@ def link_from(line: str) -> Link | None:
 def attached_from(text: str) -> Attached | None:
     """What a file tells; None when it is not whole."""
     lines = [line.partition(" ") for line in text.splitlines()]
-    of = {kind: tuple(rest for word, _, rest in lines if word == kind) for kind in ("link", "owner", "element", "port")}
+    kinds = ("link", "owner", "element", "port", "egress", "unknown")
+    of = {kind: tuple(rest for word, _, rest in lines if word == kind) for kind in kinds}
     link = link_from(of["link"][0]) if len(of["link"]) == 1 else None
     if link is None or not text.endswith("\n"):
         return None
-    return Attached(link, of["element"], of["port"], "".join(of["owner"]))
+    return Attached(link, of["element"], of["port"], "".join(of["owner"]), of["egress"], of["unknown"])
 
 
 def terms_from(fields: dict[str, Any]) -> Terms:

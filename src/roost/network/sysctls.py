@@ -6,17 +6,22 @@ import contextlib
 
 from roost.errors import HostError
 from roost.network import netlink, writing
+from roost.network.addresses import Block
 from roost.network.records import PREFIX
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 _ROOT = "/proc/sys/net"
 FORWARD4 = "ipv4/ip_forward"
 FORWARD6 = "ipv6/conf/all/forwarding"
 # interfaces of others that route: whoever made them needs forwarding as much as we do
 _ROUTERS = ("docker", "br-", "virbr", "podman", "cni", "lxc", "lxd", "incus", "ve-", "vb-", "vz-", "wg", "tun", "tap")
+
+# every interface has ways there: link-local ones and multicast
+_OF_EACH = (
+    Block(32, 0xA9FE << 16, 16),
+    Block(32, 0xE << 28, 4),
+    Block(128, 0xFE80 << 112, 10),
+    Block(128, 0xFF << 120, 8),
+)
 
 
 def read(name: str) -> str | None:
@@ -85,15 +90,26 @@ def recall(memory: str) -> dict[str, str]:
     return {pair[0]: pair[1] for pair in pairs if len(pair) == 2 and ".." not in pair[0]}
 
 
-def put_back(memory: str, others: Iterable[str]) -> None:
-    """All as before; not forwarding where others of the host's interfaces (``others``, names) live from it."""
+def put_back(memory: str) -> None:
+    """All as before; nothing where others of the host's interfaces may live from forwarding."""
     before = recall(memory)
-    if before and not any(name.startswith(_ROUTERS) and not name.startswith(PREFIX) for name in others):
+    if before and not _may_route():
         order = sorted(before, key=lambda name: ("forward" not in name, name))
         for name in order:
             with contextlib.suppress(HostError):  # an interface that has gone
                 write(name, before[name])
     writing.remove(memory)
+
+
+def _may_route() -> bool:
+    """Whether the host has ways by two interfaces that are not ours, or one that says that it routes.
+
+    Forwarding that somebody turned on while we had it on leaves no trace. A host with one way can have no use for it.
+    """
+    names = {interface.index: interface.name for interface in netlink.interfaces().values()}
+    others = {index: name for index, name in names.items() if name != "lo" and not name.startswith(PREFIX)}
+    ways = {route.index for route in netlink.routes() if not any(own.covers(route.block) for own in _OF_EACH)}
+    return len(ways & others.keys()) > 1 or any(name.startswith(_ROUTERS) for name in others.values())
 
 
 def of_link(device: str, *, localnet: bool) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from roost.errors import DefinitionError, HostError
+from roost.errors import DefinitionError
 from roost.network.addresses import Block, block_of, number_of, text_of
 from roost.structs import Struct
 
@@ -105,10 +105,11 @@ def target(text: str) -> Target:
 
 def reaches(
     targets: Iterable[Target], known: Mapping[str, Iterable[str]], resolve: Callable[[tuple[str, ...]], Mapping[str, list[str]]]
-) -> tuple[Reach, ...]:  # fmt: skip
-    """The networks that targets mean. ``known`` has the machines' addresses; ``resolve`` finds the other names'.
+) -> tuple[tuple[Reach, ...], tuple[str, ...]]:  # fmt: skip
+    """The networks that targets mean, and the names that have no address now.
 
-    What another one covers is left out: the kernel takes no element twice. Raises HostError when a name has no address.
+    ``known`` has the machines' addresses; ``resolve`` finds the other names'. What another one covers is left out: the
+    kernel takes no element twice.
     """
     wanted = tuple(targets)
     names = tuple(dict.fromkeys(item.value for item in wanted if item.kind == "name" and item.value not in known))
@@ -117,16 +118,13 @@ def reaches(
     for item in wanted:
         if item.kind == "host":
             continue
-        if item.kind == "name" and not found.get(item.value):
-            raise HostError(
-                f"{item.value}, which may be reached, has no address", hint=f"see `getent ahosts {item.value}`"
-            )
-        texts = {"any": map(str, EVERYTHING), "network": (item.value,)}.get(item.kind) or found[item.value]
+        texts = {"any": map(str, EVERYTHING), "network": (item.value,)}.get(item.kind) or found.get(item.value, ())
         protocols = (item.protocol,) if item.protocol else PROTOCOLS if item.port else ("",)
         blocks = [block for block in map(block_of, texts) if block is not None]
         every += [Reach(block, protocol, item.port) for block in blocks for protocol in protocols]
     every = list(dict.fromkeys(every))
-    return tuple(one for one in every if not any(other != one and other.covers(one) for other in every))
+    reach = tuple(one for one in every if not any(other != one and other.covers(one) for other in every))
+    return reach, tuple(name for name in names if not found.get(name))
 
 
 def _protocol(text: str) -> tuple[str, str | None]:
