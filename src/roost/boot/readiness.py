@@ -16,6 +16,7 @@ from roost.structs import Struct
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from typing import BinaryIO
 
     from roost.boot.leader import Leader
     from roost.engine.execute import Ended
@@ -208,18 +209,37 @@ def _show_console(
     leader: Leader | None, console: str, *, follow: bool, lines: int | None, on_output: Callable[[bytes], None],
     stop_fd: int | None,
 ) -> None:  # fmt: skip
-    with open(console, "rb") as stream:
+    stream: BinaryIO = open(console, "rb")  # noqa: SIM115  # another one when that is full
+    try:
         if lines is not None:
             last = tail(console, lines)
             stream.seek(0, os.SEEK_END)
             on_output("".join(f"{line}\n" for line in last).encode())
         while True:
             alive = leader is not None and leaders.is_alive(leader)
+            newer = (
+                _another(console, stream) if follow else None
+            )  # before the last look: then nobody writes to this one
             while block := stream.read(1 << 16):
                 on_output(block)
-            if not follow or not alive:
+            if not follow or (newer is None and not alive):
                 return
+            if newer is not None:
+                stream.close()
+                stream = newer
             try:
-                _pause(0.2, stop_fd)
+                _pause(0.2 if newer is None else 0, stop_fd)
             except Interrupted:
                 return
+    finally:
+        stream.close()
+
+
+def _another(path: str, stream: BinaryIO) -> BinaryIO | None:
+    """The file that has the path by now, when it is not ``stream`` any more."""
+    try:
+        if os.path.samestat(os.stat(path), os.fstat(stream.fileno())):
+            return None
+        return open(path, "rb")
+    except OSError:  # between the two
+        return None
