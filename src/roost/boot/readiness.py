@@ -185,12 +185,12 @@ def tail(path: str, lines: int) -> list[str]:
 
 def logs(
     leader: Leader | None, *, follow: bool = False, lines: int | None = None, console: str = "",
-    on_output: Callable[[bytes], None], stop_fd: int | None = None,
+    on_output: Callable[[bytes], None], stop_fd: int | None = None, kept: Callable[[], str] = str,
 ) -> None:  # fmt: skip
     """What a machine has logged: its journal, or its console where it has no journal or does not run.
 
-    ``lines`` None: all. With ``follow`` it goes on until ``stop_fd`` says so or the machine ends. Raises HostError when
-    there is neither.
+    ``lines`` None: all. With ``follow`` it goes on until ``stop_fd`` says so or the machine ends. ``kept`` gives the last
+    lines of a console that is in no file: the host's journal has it. Raises HostError when there is neither.
     """
     if leader is not None and leaders.is_alive(leader):
         command = ["journalctl", "--no-pager", "--quiet", "--lines", "all" if lines is None else str(lines)]
@@ -201,7 +201,12 @@ def logs(
         if ended.status == 0 or ended.stopped or (ended.signal and follow):
             return
     if not os.path.exists(console):
-        raise HostError("the machine has no log", hint="it has no journal, and nothing has been read from its console")
+        if not (text := kept()):
+            raise HostError(
+                "the machine has no log", hint="it has no journal, and nothing has been read from its console"
+            )
+        on_output(f"{text}\n".encode())
+        return
     _show_console(leader, console, follow=follow, lines=lines, on_output=on_output, stop_fd=stop_fd)
 
 

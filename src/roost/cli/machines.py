@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import time
 from typing import TYPE_CHECKING
 
 import roost
 from roost.cli.common import definition, definition_if_any, print_json, print_table, say, watched
-from roost.cli.table import Painted, duration
+from roost.cli.table import Painted, duration, style_of, terminal_width
+from roost.errors import Error
 
 if TYPE_CHECKING:
     import argparse
@@ -105,6 +108,7 @@ def logs(options: argparse.Namespace) -> int:
         options,
         lambda name: machines.leader(name) if machines.is_up(name) else None,
         lambda _name: machines.console_file(record),
+        lambda name: machines.host.console(name, lines=options.lines),
     )
 
 
@@ -125,6 +129,8 @@ def _machine(options: argparse.Namespace) -> Machines:
 
 def _told(outcomes: Sequence[Outcome], options: argparse.Namespace) -> int:
     """Prints what became of the machines; the status of the command."""
+    from roost.cli.render import error_text, warning
+
     failed = [outcome for outcome in outcomes if outcome.action == "failed"]
     if options.json:
         print_json(outcomes)
@@ -148,16 +154,14 @@ def _told(outcomes: Sequence[Outcome], options: argparse.Namespace) -> int:
         print_table(
             [headers[n] for n in kept], [[row[n] for n in kept] for row in rows], empty="no machine was brought up"
         )
+    style, width = style_of(sys.stderr, os.environ), terminal_width(sys.stderr)
     for outcome in failed:
         _, brief, details, hint, *_ = outcome.error
-        say(f"\nerror: {outcome.machine}: {brief}")
-        for line in details.splitlines():
-            say(f"  {line}")
-        if hint:
-            say(f"hint: {hint}")
+        named = brief if brief.startswith(f"{outcome.machine} ") else f"{outcome.machine}: {brief}"
+        say(f"\n{error_text(Error(named, details=details, hint=hint), style=style, width=width)}".rstrip("\n"))
     for outcome in outcomes:
-        for warning in outcome.warnings:
-            say(f"warning: {outcome.machine}: {warning}")
+        for text in outcome.warnings:
+            say(warning(text, outcome.machine, style=style))
     return 1 if failed else 0
 
 
