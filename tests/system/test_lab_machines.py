@@ -62,6 +62,7 @@ def test_a_machine_is_administered_with_what_administrators_know(host: LabHost) 
         timeout=20,
     )
     assert (status(host)["state"], status(host)["enabled"]) == ("down", False)
+    assert "Reached target" in host.roost("logs", "guest").text
     host.ok("machinectl start guest")
     assert status(host)["state"] != "down"
     host.roost("down", "guest", "--remove")

@@ -69,7 +69,10 @@ def enable(options: argparse.Namespace) -> int:
     from roost.boot.units import booted
 
     enabled = options.verb_name == "enable"
-    for name in manager.enable(options.machines, enabled=enabled):
+    names = manager.enable(options.machines, enabled=enabled)
+    if options.json:
+        print_json([{"machine": name, "enabled": enabled} for name in names])
+    for name in [] if options.json else names:
         how = "comes up with the host" if enabled else "does not come up with the host any more"
         say(f"{name}: {how}")
     if enabled and not booted():
@@ -171,6 +174,8 @@ def _text(cell: Cell) -> str:
 
 def status(options: argparse.Namespace) -> int:
     """``roost status``: 0 when every machine that was asked for is up."""
+    from roost.boot.units import booted
+
     manager = roost.Manager(definition_if_any(options), state=options.state)
     found = manager.status(options.machines)
     if options.json:
@@ -183,14 +188,14 @@ def status(options: argparse.Namespace) -> int:
                 *([f"definition changed: {'; '.join(one.outdated)}"] if one.outdated else []),
             ]
             since = duration(time.time() - one.since) if one.since else ""
-            enabled = "with the host" if one.enabled else "by hand"
+            with_host = "with the host" if booted() else "by `roost up --enabled`"
             rows.append(
                 [
                     one.machine,
                     Painted(one.state, _TONES.get(one.state, "warn")),
                     since,
                     one.address,
-                    enabled,
+                    with_host if one.enabled else "by hand",
                     ", ".join(notes),
                 ]
             )
