@@ -83,8 +83,8 @@ def test_what_is_of_no_machine_on_the_host(rig: BootRig) -> None:
     assert leftovers(rig) == "none"
     rig.host.write("etc/hosts", "127.0.0.1\tlocalhost\n# BEGIN roost\n10.9.9.2\told\n# END roost\n")
     rig.host.here.run("nft", "add", "table", "inet", "roost")
-    assert "the network of the host" in leftovers(rig)
-    assert repaired(rig) == {"the network of the host": "cleared"}
+    assert "traces of private networks on the host" in leftovers(rig)
+    assert repaired(rig) == {"traces of private networks on the host": "cleared"}
     assert rig.host.read("etc/hosts") == "127.0.0.1\tlocalhost\n"
     assert "roost" not in rig.host.state()["rules"]
     assert leftovers(rig) == "none"
