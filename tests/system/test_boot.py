@@ -253,8 +253,8 @@ def test_without_an_init(rig: BootRig) -> None:
     rig.define('[machines.tiny]\nfrom = "layer:tiny"\n')
     done = rig("up", "tiny")
     assert done.status == 1
-    assert "cannot boot" in done.said
-    assert "boot = {}" in done.said
+    assert "error: tiny cannot boot\n" in done.said
+    assert done.said.count("boot = {}") == 1
     assert rig("status").text == ""
 
 
