@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from roost import plan as planner
 from roost.definition.model import DistributionFacts
-from roost.distro.recipe import RECIPES, VERSIONS, families_path, path_of, recipe
+from roost.distro.recipe import FAMILIES, RECIPES, VERSIONS, families_path, path_of, recipe
 from roost.errors import StoreError
 
 if TYPE_CHECKING:
@@ -57,6 +57,11 @@ def versions(distribution: str, family: str) -> list[int]:
     """The versions that are part of a layer's identity: the recipe's (of a base) and the family's."""
     own = [recipe(distribution).version] if distribution else []
     return [*own, VERSIONS[family]] if family else own
+
+
+def is_made(family: str) -> bool:
+    """Whether layers of a family can be made; else they can be planned only."""
+    return not family or family in FAMILIES  # what is no shipped family's fails by itself
 
 
 class Names(Mapping[str, tuple[str, tuple[str, ...], str]]):

@@ -56,11 +56,6 @@ def problems(trees: Sequence[str]) -> tuple[Problem, ...]:
         return (*_to_run(stack), *_to_boot(stack))
 
 
-def boot_problems(trees: Sequence[str]) -> tuple[str, ...]:
-    """Why a machine of these layers, the top first, cannot be booted: a line for each reason, with what to do."""
-    return tuple(f"{one.path}: {one.found}: {one.remedy}" for one in problems(trees))
-
-
 @contextlib.contextmanager
 def _opened(trees: Sequence[str]) -> Iterator[_Stack]:
     with contextlib.ExitStack() as held:

@@ -253,8 +253,8 @@ def test_without_an_init(rig: BootRig) -> None:
     rig.define('[machines.tiny]\nfrom = "layer:tiny"\n')
     done = rig("up", "tiny")
     assert done.status == 1
-    assert "cannot boot" in done.said
-    assert "boot = {}" in done.said
+    assert "error: tiny cannot boot\n" in done.said
+    assert done.said.count("boot = {}") == 1
     assert rig("status").text == ""
 
 
@@ -294,3 +294,12 @@ def test_removed(rig: BootRig) -> None:
     assert not os.listdir(f"{rig.state}/booted")
     assert not os.listdir(f"{rig.state}/sessions")
     assert "tiny" not in rig.host.read("etc/hosts")
+
+
+def test_enabled_where_only_a_mark_is_kept(rig: BootRig) -> None:
+    """Nothing starts it by itself: what has to be called is said."""
+    rig.up()
+    assert json.loads(rig("--json", "enable", "tiny").out) == [{"machine": "tiny", "enabled": True}]
+    assert "by `roost up --enabled`" in rig("status").text
+    assert json.loads(rig("--json", "disable", "tiny").out) == [{"machine": "tiny", "enabled": False}]
+    assert "by hand" in rig("status").text

@@ -86,9 +86,9 @@ def test_what_is_of_no_machine_on_the_host(rig: BootRig) -> None:
     rig.host.here.ip("link add ro-lost type veth peer name lost0")
     rig.host.here.ip("link set ro-lost alias roost:lost")
     rig.host.here.ip("link add ro-other type veth peer name other0")  # somebody else's
-    for what in ("the network of the host", "the network of lost"):
+    for what in ("traces of private networks on the host", "the network of lost"):
         assert what in leftovers(rig)
-    assert repaired(rig) == {"the network of the host": "cleared", "the network of lost": "cleared"}
+    assert repaired(rig) == {"traces of private networks on the host": "cleared", "the network of lost": "cleared"}
     assert "ro-lost" not in rig.host.state()["links"]
     assert "ro-other" in rig.host.state()["links"]
     assert rig.host.read("etc/hosts") == "127.0.0.1\tlocalhost\n"

@@ -62,6 +62,7 @@ def test_a_machine_is_administered_with_what_administrators_know(host: LabHost) 
         timeout=20,
     )
     assert (status(host)["state"], status(host)["enabled"]) == ("down", False)
+    assert "Reached target" in host.roost("logs", "guest").text
     host.ok("machinectl start guest")
     assert status(host)["state"] != "down"
     host.roost("down", "guest", "--remove")
@@ -99,7 +100,7 @@ def test_an_edit_changes_what_it_says_and_no_more(host: LabHost) -> None:
     changed = up(host)
     assert changed["action"] == "changed"
     assert changed["changes"] == outdated == [
-        "boot.enable: no to yes", "boot.timeout: 90.0 to 100.0", "limits.memory: none to 94371840",
+        "boot.enable: no to yes", "boot.timeout: 90.0 to 100.0", "limits.memory: none to 90M",
         "limits.cpus: none to 1.5", "limits.tasks: none to 100",
     ]  # fmt: skip
     assert host.ok("machinectl show guest -p Leader --value") == leader

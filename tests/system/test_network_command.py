@@ -81,6 +81,10 @@ def test_a_check_names_the_hop_and_repair_sets_it_right(rig: BootRig) -> None:
     assert failed(rig) == ["names"]
     rig.inside("nc -l -p 80 -e /bin/true >/dev/null 2>&1 &")
     assert rig.host.wan.reaches(UPLINK, 8080)
+    rig.inside("ip route del default")
+    (told,) = json.loads(rig("network", "repair", "--json").out)
+    assert [hop["name"] for hop in told["repaired"]] == ["route"]
+    assert [hop["name"] for hop in told["hops"] if hop["state"] == "failed"] == ["names"]
 
 
 def test_a_name_that_is_no_machine(rig: BootRig) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from roost.trees import boot_problems, problems
+from roost.trees import problems
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -60,7 +60,7 @@ def missing(*trees: str) -> dict[str, str]:
 
 
 def test_a_whole_tree_lacks_nothing(tmp_path: Path) -> None:
-    assert boot_problems([grow(tmp_path / "t", WHOLE)]) == ()
+    assert problems([grow(tmp_path / "t", WHOLE)]) == ()
 
 
 def test_an_empty_directory_runs_nothing(tmp_path: Path) -> None:
@@ -74,9 +74,9 @@ def test_an_empty_directory_runs_nothing(tmp_path: Path) -> None:
 def test_what_runs_need_not_boot(tmp_path: Path) -> None:
     tree = grow(tmp_path / "t", {"usr": None})
     assert {text.split(":")[0] for text in missing(tree).values()} == {"boot"}
-    lines = boot_problems([tree])
-    assert any("boot = {}" in line for line in lines)
-    assert any("os-release(5)" in line for line in lines)
+    remedies = [one.remedy for one in problems([tree])]
+    assert any("boot = {}" in remedy for remedy in remedies)
+    assert any("os-release(5)" in remedy for remedy in remedies)
 
 
 @pytest.mark.parametrize("init", ["usr/lib/systemd/systemd", "lib/systemd/systemd", "sbin/init", "usr/sbin/init"])

@@ -48,7 +48,24 @@ def _told(key: str, before: Any, after: Any) -> str:
     title = f"{_NAMES[top]}.{name.replace('_', '-')}" if name else top.replace("_", "-")
     if top in ("layers", "firstboot", "binds", "environment"):
         return f"{title} changed"
-    return f"{title}: {_shown(before)} to {_shown(after)}"
+    shown = {"terms.egress": _egress, "limits.memory": _size}.get(key, _shown)
+    return f"{title}: {shown(before)} to {shown(after)}"
+
+
+def _egress(value: Any) -> str:
+    return "everything" if value is None else "nothing" if not value else _shown(value)
+
+
+def _size(value: int | None) -> str:
+    """Bytes as a definition has them: ``2G``; what is no whole number of K stays one of bytes."""
+    if not value:
+        return _shown(value)
+    unit = ""
+    for larger in "KMGT":
+        if value % 1024:
+            break
+        value, unit = value // 1024, larger
+    return f"{value}{unit}"
 
 
 def _shown(value: Any) -> str:

@@ -19,7 +19,7 @@ from roost.boot.units import Units, booted
 from roost.definition.model import BootTerms
 from roost.errors import BusyError, Error, HostError, StoreError, from_parts, to_parts
 from roost.host import files
-from roost.trees import boot_problems
+from roost.trees import problems
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -217,11 +217,11 @@ class Machines:
         """Raises HostError when the layers cannot boot, LayerGone when they are not there."""
         self._store.check_layers(wanted.layers)
         trees = [self._store.tree(digest) for digest in reversed(wanted.layers)]
-        if lacks := boot_problems(trees):
+        if lacks := problems(trees):
             raise HostError(
-                f"{wanted.name} cannot boot: {lacks[0]}",
-                details="\n".join(lacks[1:]),
-                hint="give the machine `boot = {}`: its layer then has an init",
+                f"{wanted.name} cannot boot",
+                details="\n".join(f"{one.path}: {one.found}" for one in lacks),
+                hint="\n".join(dict.fromkeys(one.remedy for one in lacks)),
             )
 
     def _enable(self, wanted: Booted, before: Booted | None) -> None:

@@ -16,6 +16,7 @@ from roost.structs import Struct
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from typing import BinaryIO
 
     from roost.boot.leader import Leader
     from roost.engine.execute import Ended
@@ -184,12 +185,12 @@ def tail(path: str, lines: int) -> list[str]:
 
 def logs(
     leader: Leader | None, *, follow: bool = False, lines: int | None = None, console: str = "",
-    on_output: Callable[[bytes], None], stop_fd: int | None = None,
+    on_output: Callable[[bytes], None], stop_fd: int | None = None, kept: Callable[[], str] = str,
 ) -> None:  # fmt: skip
     """What a machine has logged: its journal, or its console where it has no journal or does not run.
 
-    ``lines`` None: all. With ``follow`` it goes on until ``stop_fd`` says so or the machine ends. Raises HostError when
-    there is neither.
+    ``lines`` None: all. With ``follow`` it goes on until ``stop_fd`` says so or the machine ends. ``kept`` gives the last
+    lines of a console that is in no file: the host's journal has it. Raises HostError when there is neither.
     """
     if leader is not None and leaders.is_alive(leader):
         command = ["journalctl", "--no-pager", "--quiet", "--lines", "all" if lines is None else str(lines)]
@@ -200,7 +201,12 @@ def logs(
         if ended.status == 0 or ended.stopped or (ended.signal and follow):
             return
     if not os.path.exists(console):
-        raise HostError("the machine has no log", hint="it has no journal, and nothing has been read from its console")
+        if not (text := kept()):
+            raise HostError(
+                "the machine has no log", hint="it has no journal, and nothing has been read from its console"
+            )
+        on_output(f"{text}\n".encode())
+        return
     _show_console(leader, console, follow=follow, lines=lines, on_output=on_output, stop_fd=stop_fd)
 
 
@@ -208,18 +214,37 @@ def _show_console(
     leader: Leader | None, console: str, *, follow: bool, lines: int | None, on_output: Callable[[bytes], None],
     stop_fd: int | None,
 ) -> None:  # fmt: skip
-    with open(console, "rb") as stream:
+    stream: BinaryIO = open(console, "rb")  # noqa: SIM115  # another one when that is full
+    try:
         if lines is not None:
             last = tail(console, lines)
             stream.seek(0, os.SEEK_END)
             on_output("".join(f"{line}\n" for line in last).encode())
         while True:
             alive = leader is not None and leaders.is_alive(leader)
+            newer = (
+                _another(console, stream) if follow else None
+            )  # before the last look: then nobody writes to this one
             while block := stream.read(1 << 16):
                 on_output(block)
-            if not follow or not alive:
+            if not follow or (newer is None and not alive):
                 return
+            if newer is not None:
+                stream.close()
+                stream = newer
             try:
-                _pause(0.2, stop_fd)
+                _pause(0.2 if newer is None else 0, stop_fd)
             except Interrupted:
                 return
+    finally:
+        stream.close()
+
+
+def _another(path: str, stream: BinaryIO) -> BinaryIO | None:
+    """The file that has the path by now, when it is not ``stream`` any more."""
+    try:
+        if os.path.samestat(os.stat(path), os.fstat(stream.fileno())):
+            return None
+        return open(path, "rb")
+    except OSError:  # between the two
+        return None

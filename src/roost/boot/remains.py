@@ -45,7 +45,7 @@ def sweep(store: Store) -> list[str]:
                 files.remove_tree(f"{store.run}/booted/{name}")
                 cleared.append(f"the last run of machine {name}")
     with contextlib.suppress(Error, OSError):
-        cleared += [f"the network of {name}" for name in network.sweep()]
+        cleared += map(_network, network.sweep())
     return list(dict.fromkeys(cleared))
 
 
@@ -56,7 +56,12 @@ def leftovers(store: Store) -> list[str]:
     found += [
         f"the last run of machine {name}" for name in files.names_in(f"{store.run}/booted") if _is_ended(store, name)
     ]
-    return list(dict.fromkeys([*found, *(f"the network of {name}" for name in network.leftovers())]))
+    return list(dict.fromkeys([*found, *map(_network, network.leftovers())]))
+
+
+def _network(whose: str) -> str:
+    """What ``Network.leftovers`` calls the host's is Roost's own: its table, its lines and its settings there."""
+    return "traces of private networks on the host" if whose == "the host" else f"the network of {whose}"
 
 
 def _is_ended(store: Store, name: str) -> bool:

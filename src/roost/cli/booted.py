@@ -42,16 +42,26 @@ def login(options: argparse.Namespace, running_leader: Callable[[str], Leader]) 
 
 
 def logs(
-    options: argparse.Namespace, running_leader: Callable[[str], Leader | None], console: Callable[[str], str]
-) -> int:
-    """``roost logs``: ``running_leader`` says None for a machine that is down, ``console`` where its console is kept."""
+    options: argparse.Namespace, running_leader: Callable[[str], Leader | None], console: Callable[[str], str],
+    kept: Callable[[str], str] = lambda _name: "",
+) -> int:  # fmt: skip
+    """``roost logs``: ``running_leader`` says None for a machine that is down, ``console`` where its console is kept,
+    ``kept`` what of it the host's journal has."""
     from roost.boot.readiness import logs as show
+    from roost.cli.output import Lines, prefixed
+
+    lines = Lines() if sys.stdout.isatty() else None  # whoever reads it there is not to be misled by the machine
+
+    def output(block: bytes) -> None:
+        pass_on(1, block if lines is None else prefixed(lines.feed(block), "", colour=False).encode())
 
     with stopping() as stop:
         show(
             running_leader(options.machine), follow=options.follow, lines=options.lines, console=console(options.machine),
-            on_output=lambda block: pass_on(1, block), stop_fd=stop.fd,
+            on_output=output, stop_fd=stop.fd, kept=lambda: kept(options.machine),
         )  # fmt: skip
+    if lines is not None:
+        pass_on(1, prefixed(lines.end(), "", colour=False).encode())
     return Interrupted.exit_code if stop.level and not options.follow else 0
 
 

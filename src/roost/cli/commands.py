@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import roost
 from roost.cli.common import definition, print_json, print_table, say, watched
 from roost.cli.table import Painted, duration
+from roost.facts import is_made
 
 if TYPE_CHECKING:
     import argparse
@@ -148,7 +149,7 @@ def plan(options: argparse.Namespace) -> int:
                 "parent": x.parent,
                 "name": x.name,
                 "verb": x.verb,
-                "reason": x.reason,
+                "reason": _reason(x),
                 "machines": list(x.machines),
                 "steps": x.facts,
             }
@@ -157,12 +158,22 @@ def plan(options: argparse.Namespace) -> int:
         print_json({"layers": layers, "machines": [_described(item) for item in made.machines]})
         return 0
     rows = [
-        (layer.name, layer.digest[:12], _verb(layer), layer.reason, ", ".join(layer.machines)) for layer in made.layers
+        (layer.name, layer.digest[:12], _verb(layer), _reason(layer), ", ".join(layer.machines))
+        for layer in made.layers
     ]
     print_table(["layer", "digest", "verb", "reason", "for"], rows, empty="nothing to plan", fixed=("digest", "verb"))
     count = len(made.to_build)
-    say(f"{count} to make: `roost build`" if count else "all layers are there")
+    unmade = [layer for layer in made.to_build if not is_made(layer.family)]
+    if count > len(unmade) or not unmade:
+        say(f"{count - len(unmade)} to make: `roost build`" if count else "all layers are there")
+    if unmade:
+        families = ", ".join(dict.fromkeys(layer.family for layer in unmade))
+        say(f"{len(unmade)} that Roost cannot make yet: {families}")
     return 0
+
+
+def _reason(layer: LayerPlan) -> str:
+    return layer.reason if layer.verb == "reuse" or is_made(layer.family) else f"{layer.family}: not yet"
 
 
 def _verb(layer: LayerPlan) -> Painted:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import time
 from typing import TYPE_CHECKING
 
 import roost
 from roost.cli.common import definition, definition_if_any, print_json, print_table, say, watched
-from roost.cli.table import Painted, duration
+from roost.cli.table import Painted, duration, style_of, terminal_width
+from roost.errors import Error
 
 if TYPE_CHECKING:
     import argparse
@@ -66,7 +69,10 @@ def enable(options: argparse.Namespace) -> int:
     from roost.boot.units import booted
 
     enabled = options.verb_name == "enable"
-    for name in manager.enable(options.machines, enabled=enabled):
+    names = manager.enable(options.machines, enabled=enabled)
+    if options.json:
+        print_json([{"machine": name, "enabled": enabled} for name in names])
+    for name in [] if options.json else names:
         how = "comes up with the host" if enabled else "does not come up with the host any more"
         say(f"{name}: {how}")
     if enabled and not booted():
@@ -105,6 +111,7 @@ def logs(options: argparse.Namespace) -> int:
         options,
         lambda name: machines.leader(name) if machines.is_up(name) else None,
         lambda _name: machines.console_file(record),
+        lambda name: machines.host.console(name, lines=options.lines),
     )
 
 
@@ -125,6 +132,8 @@ def _machine(options: argparse.Namespace) -> Machines:
 
 def _told(outcomes: Sequence[Outcome], options: argparse.Namespace) -> int:
     """Prints what became of the machines; the status of the command."""
+    from roost.cli.render import error_text, warning
+
     failed = [outcome for outcome in outcomes if outcome.action == "failed"]
     if options.json:
         print_json(outcomes)
@@ -148,16 +157,14 @@ def _told(outcomes: Sequence[Outcome], options: argparse.Namespace) -> int:
         print_table(
             [headers[n] for n in kept], [[row[n] for n in kept] for row in rows], empty="no machine was brought up"
         )
+    style, width = style_of(sys.stderr, os.environ), terminal_width(sys.stderr)
     for outcome in failed:
         _, brief, details, hint, *_ = outcome.error
-        say(f"\nerror: {outcome.machine}: {brief}")
-        for line in details.splitlines():
-            say(f"  {line}")
-        if hint:
-            say(f"hint: {hint}")
+        named = brief if brief.startswith(f"{outcome.machine} ") else f"{outcome.machine}: {brief}"
+        say(f"\n{error_text(Error(named, details=details, hint=hint), style=style, width=width)}".rstrip("\n"))
     for outcome in outcomes:
-        for warning in outcome.warnings:
-            say(f"warning: {outcome.machine}: {warning}")
+        for text in outcome.warnings:
+            say(warning(text, outcome.machine, style=style))
     return 1 if failed else 0
 
 
@@ -167,6 +174,8 @@ def _text(cell: Cell) -> str:
 
 def status(options: argparse.Namespace) -> int:
     """``roost status``: 0 when every machine that was asked for is up."""
+    from roost.boot.units import booted
+
     manager = roost.Manager(definition_if_any(options), state=options.state)
     found = manager.status(options.machines)
     if options.json:
@@ -179,14 +188,14 @@ def status(options: argparse.Namespace) -> int:
                 *([f"definition changed: {'; '.join(one.outdated)}"] if one.outdated else []),
             ]
             since = duration(time.time() - one.since) if one.since else ""
-            enabled = "with the host" if one.enabled else "by hand"
+            with_host = "with the host" if booted() else "by `roost up --enabled`"
             rows.append(
                 [
                     one.machine,
                     Painted(one.state, _TONES.get(one.state, "warn")),
                     since,
                     one.address,
-                    enabled,
+                    with_host if one.enabled else "by hand",
                     ", ".join(notes),
                 ]
             )

@@ -15,7 +15,7 @@ from roost.network import Network
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from roost.boot.manage import Machines
     from roost.network import Hop, Link
@@ -79,18 +79,22 @@ def network_repair(options: argparse.Namespace) -> int:
     """``roost network repair``: 0 when no hop fails any more."""
     network, machines = _opened(options)
     left: dict[str, list[Hop]] = {}
+    wrong: dict[str, list[Hop]] = {}
     chosen = _chosen(options, network)
     if not chosen:
-        _say_repaired("the host", network.repair())
+        wrong["all machines"] = network.repair()
+        _say_repaired("the host", wrong["all machines"])
         left["all machines"] = network.check()
     for link in chosen:
         with _inside(machines, link) as fd:
-            _say_repaired(link.machine, network.repair(link, fd))
+            wrong[link.machine] = network.repair(link, fd)
+            _say_repaired(link.machine, wrong[link.machine])
             if link in network.links():
                 left[link.machine] = network.check(link, fd)
             else:
+                left[link.machine] = []
                 say(f"{link.machine}: gets another address when it comes up: `roost up {link.machine}`")
-    return _told(left, options)
+    return _told(left, options, wrong)
 
 
 def _say_repaired(name: str, wrong: list[Hop]) -> None:
@@ -135,16 +139,15 @@ def _inside(machines: Machines, link: Link) -> Iterator[int | None]:
             os.close(fd)
 
 
-def _told(found: dict[str, list[Hop]], options: argparse.Namespace) -> int:
+def _told(found: dict[str, list[Hop]], options: argparse.Namespace, wrong: dict[str, list[Hop]] | None = None) -> int:
+    """Prints the hops; of a repair also what was ``wrong`` before, and is not any more."""
     failed = [(name, hop) for name, hops in found.items() for hop in hops if hop.state == "failed"]
     if options.json:
-        fields = ("name", "state", "found", "remedy")
-        print_json(
-            [
-                {"machine": name, "hops": [{f: getattr(hop, f) for f in fields} for hop in hops]}
-                for name, hops in found.items()
-            ]
-        )
+        document: list[dict[str, Any]] = [{"machine": name, "hops": _fields(hops)} for name, hops in found.items()]
+        for one in document if wrong is not None else []:
+            still = {hop.name for hop in found[one["machine"]] if hop.state != "ok"}
+            one["repaired"] = _fields(hop for hop in (wrong or {})[one["machine"]] if hop.name not in still)
+        print_json(document)
         return 1 if failed else 0
     rows = [
         (name, Painted(hop.state, _TONES[hop.state]), hop.name, hop.found)
@@ -158,3 +161,7 @@ def _told(found: dict[str, list[Hop]], options: argparse.Namespace) -> int:
         print(f"\n{name}: {hop.name}: {hop.remedy}")
     sys.stdout.flush()
     return 1 if failed else 0
+
+
+def _fields(hops: Iterable[Hop]) -> list[dict[str, str]]:
+    return [{"name": hop.name, "state": hop.state, "found": hop.found, "remedy": hop.remedy} for hop in hops]

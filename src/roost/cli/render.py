@@ -219,7 +219,7 @@ def step_text(event: LayerStep) -> str:
 def machine_text(event: MachineEnded, *, style: Style) -> str:
     """A line for a machine that was brought up or down."""
     tone = {"failed": "bad", "unchanged": "dim"}.get(event.action, "good")
-    state = f", {event.state}" if event.state else ""
+    state = f", {clean(event.state)}" if event.state else ""
     return f"{clean(event.machine)}: {style.paint(event.action, tone)}{state} after {duration(event.seconds)}"
 
 
