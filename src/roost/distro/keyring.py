@@ -49,12 +49,13 @@ def armoured(content: bytes, name: str) -> bytes:
 
     Raises HostError as ``binary`` does.
     """
-    keys: list[bytes] = []
+    keys: list[list[bytes]] = []
     for kind, packet in _packets(binary(content, name), name):
         if kind == _PUBLIC_KEY or not keys:
-            keys.append(b"")
-        keys[-1] += packet
-    return b"".join(_armour(key) for key in keys)
+            keys.append([])
+        keys[-1].append(packet)
+    table = _crc_table()
+    return b"".join(_armour(b"".join(key), table) for key in keys)
 
 
 _PUBLIC_KEY = 6  # the packet that a key begins with (RFC 9580, 5)
@@ -83,14 +84,23 @@ def _packets(content: bytes, name: str) -> Iterator[tuple[int, bytes]]:
         at = end
 
 
-def _armour(key: bytes) -> bytes:
-    crc = 0xB704CE  # RFC 9580, 6.1.1
-    for octet in key:
-        crc ^= octet << 16
+def _crc_table() -> list[int]:
+    """CRC-24 of each octet (RFC 9580, 6.1.1). rpm wants the checksum, which newer programs leave out."""
+    table = []
+    for octet in range(256):
+        crc = octet << 16
         for _ in range(8):
             crc = (crc << 1) ^ (0x1864CFB if crc & 0x800000 else 0)
+        table.append(crc)
+    return table
+
+
+def _armour(key: bytes, table: list[int]) -> bytes:
+    crc = 0xB704CE
+    for octet in key:
+        crc = (crc << 8) & 0xFFFFFF ^ table[(crc >> 16) ^ octet]
     text = base64.b64encode(key)
     lines = [text[at : at + 64] for at in range(0, len(text), 64)]
     ends = b"-----%s PGP PUBLIC KEY BLOCK-----"
-    check = b"=" + base64.b64encode((crc & 0xFFFFFF).to_bytes(3, "big"))
+    check = b"=" + base64.b64encode(crc.to_bytes(3, "big"))
     return b"\n".join((ends % b"BEGIN", b"", *lines, check, ends % b"END", b""))
