@@ -189,9 +189,9 @@ class Workshop:
             if not target.exists() and not target.is_symlink():
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(path, target, follow_symlinks=False)
-        if name == "dnf":
-            (content / "usr/bin/dnf").unlink(missing_ok=True)
-            (content / "usr/bin/dnf").symlink_to("dnf-3")
+        for link, aim in {"dnf": {"usr/bin/dnf": "dnf-3"}, "zypper": {"usr/bin/gpg2": "gpg"}}.get(name, {}).items():
+            (content / link).unlink(missing_ok=True)
+            (content / link).symlink_to(aim)
         return self.make(name, files=content, requires=requires)
 
 
@@ -304,6 +304,41 @@ CENTOS_8 = tuple(f"8.5.2111/{name}/x86_64/os" for name in ("BaseOS", "AppStream"
 CENTOS_7 = tuple(f"7.9.2009/{name}/x86_64" for name in ("os", "updates", "extras"))
 
 
+LEAP = ("distribution/leap/15.6/repo/oss", *(f"update/leap/15.6/{name}" for name in ("oss", "sle", "backports")))
+
+
+def make_opensuse(place: Path, key: Key) -> Mirror:
+    """Leap 15.6, with zypper."""
+    shop = Workshop(place / "shop")
+    (place / "shop").mkdir()
+    needed = ("zypper", "libsolv-tools", "rpm", "bash", "libc-bin", "gpg")
+    moved = {"etc__rpm__macros": "%_dbpath /usr/lib/sysimage/rpm\n"}
+    packages = [
+        shop.make("filesystem", files=_filesystem(place / "filesystem")),
+        shop.make("coreutils", files=_tools(place / "tools"), requires="filesystem", provides="/bin/sh"),
+        shop.of_host("zypper", needed, requires="coreutils"),
+        shop.of_host("shadow", ("passwd", "login"), needed, requires="zypper"),
+        shop.of_host("systemd", ("systemd", "systemd-sysv"), (*needed, "passwd"), requires="zypper"),
+        shop.small("ca-certificates-mozilla"),
+        shop.small("openSUSE-release", "15.6", **moved, **_release("opensuse", "15.6")),
+        *_greeting(shop),
+        shop.small("other"),
+    ]
+    updates = [shop.small("greeting", "2")]
+    sign(key, *packages, *updates)
+    mirror = place / "mirror"
+    for path, content in zip(LEAP, (packages, updates, [], []), strict=True):
+        _repository(mirror / path, content, key)
+    return Mirror(mirror, key)
+
+
+def _greeting(shop: Workshop) -> tuple[Path, Path]:
+    """One package that needs another, and does something when it is installed."""
+    script = "%post\necho post of $1 >/etc/hello-post\n"
+    program = "#!/bin/sh\ncat /usr/share/greeting /etc/hello-post\n"
+    return shop.small("hello", requires="greeting", scripts=script, usr__bin__hello=program), shop.small("greeting")
+
+
 def make_mirror(place: Path, key: Key) -> Mirror:
     """Fedora 32 and 40, CentOS 7 and 8, and what goes wrong with some of their packages."""
     shop = Workshop(place / "shop")
@@ -319,9 +354,7 @@ def make_mirror(place: Path, key: Key) -> Mirror:
         shop.of_host("systemd", ("systemd", "systemd-sysv"), (*_BASIC, "passwd"), requires="dnf"),
         shop.small("glibc-langpack-en"),
         shop.small("glibc-minimal-langpack"),
-        shop.small("hello", requires="greeting", usr__bin__hello="#!/bin/sh\ncat /usr/share/greeting /etc/hello-post\n",
-                   scripts="%post\necho post of $1 >/etc/hello-post\n"),
-        shop.small("greeting"),
+        *_greeting(shop),
         shop.small("other"),
         shop.small("dbus"),
         shop.small("util-linux"),

@@ -7,7 +7,7 @@ import re
 import pytest
 
 from roost.definition import checks
-from roost.distro import apt, dnf, family, recipe
+from roost.distro import apt, dnf, family, recipe, zypper
 from roost.distro.recipe import FAMILIES, RECIPES, VERSIONS, Family
 from roost.errors import DefinitionError
 
@@ -114,3 +114,5 @@ def test_the_family_of_a_recipe_is_loaded() -> None:
     other: Family = dnf
     assert family("dnf") is other
     assert other.NOBODY_GROUP == "nobody"
+    third: Family = zypper
+    assert family("zypper") is third

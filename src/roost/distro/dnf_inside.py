@@ -28,7 +28,7 @@ REPOS = "/etc/yum.repos.d"
 # What differs from one making of a layer to the next and is of no use in it; and the list of packages.
 TIDY = f"""
 tidy() {{
-    rm -f /var/log/dnf*.log* /var/log/hawkey.log* /var/log/yum.log /var/log/dnf5.log*
+    rm -f /var/log/dnf*.log* /var/log/hawkey.log* /var/log/yum.log /var/log/dnf5.log* /var/log/zypper.log /var/log/zypp/history
     rm -f /var/lib/rpm/__db.* /var/lib/rpm/.rpm.lock /usr/lib/sysimage/rpm/.rpm.lock /var/cache/ldconfig/aux-cache
     command -v rpm >/dev/null || return 0
     mkdir -p /{LIST.rpartition("/")[0]}
@@ -43,7 +43,8 @@ DNF = (
     TIDY
     + FAIL
     + f"""
-shadow=shadow-utils
+refresh=makecache shadow=shadow-utils zones=tzdata inits="systemd dbus util-linux"
+locales() {{ echo "glibc-langpack-${{1%%[_.@]*}}"; }}
 used=
 options=
 manager=
@@ -94,41 +95,38 @@ trap 'exit 143' TERM
 """
 )
 
-_INSTALL = "set -eu\n" + DNF + 'if [ $# -gt 0 ]; then get "$@"; else manage makecache; fi\n'
+_INSTALL = 'if [ $# -gt 0 ]; then get "$@"; else manage "$refresh"; fi\n'
 
 # What a tree lacks to boot. dbus is how machinectl reaches a machine, util-linux has login and agetty.
-_INSTALL_INIT = (
-    "set -eu\n"
-    + DNF
-    + """
-wanted=
-[ -e /sbin/init ] || [ -L /sbin/init ] || wanted=systemd
-for package in $wanted dbus util-linux; do
+_INSTALL_INIT = """
+[ ! -e /sbin/init ] && [ ! -L /sbin/init ] || inits=${inits#systemd }
+for package in $inits; do
     rpm -q --whatprovides "$package" >/dev/null 2>&1 || set -- "$@" "$package"
 done
 if [ $# -gt 0 ]; then get "$@"; fi
 """
-)
 
-# $1 the repositories, $2 the hosts file; the keys are on standard input. What packages have brought stays as an empty
+# $1 the repositories, $2 the hosts file, $3 where repositories are kept, $4 where packages are, $5 whether rpm
+# is told the keys; they are on standard input. What packages have brought stays as an empty
 # file: an update leaves a file alone that was changed, and would bring one back that is gone.
 _FINISH = (
     "set -eu\numask 022\n"
     + TIDY
     + f"""
-for file in {REPOS}/*.repo; do
+for file in "$3"/*.repo; do
     if [ -e "$file" ]; then echo '# roost.repo has the repositories of this machine' >"$file"; fi
 done
-mkdir -p {REPOS} {KEYS}
-printf '%s' "$1" >{REPOS}/roost.repo
+mkdir -p "$3" {KEYS}
+printf '%s' "$1" >"$3/roost.repo"
 printf '%s' "$2" >/etc/hosts
 cat >{KEYS}/RPM-GPG-KEY-roost
-chmod 0644 {REPOS}/roost.repo {KEYS}/RPM-GPG-KEY-roost /etc/hosts
+chmod 0644 "$3/roost.repo" {KEYS}/RPM-GPG-KEY-roost /etc/hosts
 rm -f /etc/hostname /etc/resolv.conf /var/lib/dbus/machine-id
 : >/etc/resolv.conf
 : >/etc/machine-id
-rm -rf /var/cache/dnf /var/cache/libdnf5 /var/cache/yum /tmp/* /var/tmp/*
-mkdir -p {CACHE}
+rm -rf /var/cache/dnf /var/cache/libdnf5 /var/cache/yum /var/cache/zypp /tmp/* /var/tmp/*
+mkdir -p "$4"
+[ "$5" = no ] || rpm --import {KEYS}/RPM-GPG-KEY-roost
 tidy
 """
 )
@@ -142,45 +140,33 @@ if [ "$3" = yes ]; then cat >"{KEYS}/RPM-GPG-KEY-$1"; fi
 """
 
 # glibc before 2.34 has no C.UTF-8 that programs find everywhere, but Fedora and its kin have added it since 2013.
-_LOCALE = (
-    "set -eu\numask 022\n"
-    + DNF
-    + """
+_LOCALE = """
 locale=$1
 usable() { [ -z "$(LC_ALL=$locale locale charmap 2>&1 >/dev/null)" ]; }
 case $locale in
 C | POSIX | C.UTF-8) ;;
 *)
-    usable || get "glibc-langpack-${locale%%[_.@]*}"
+    usable || get "$(locales "$locale")"
     usable || fail "no locale is called $locale here"
     ;;
 esac
 printf 'LANG=%s\\n' "$locale" >/etc/locale.conf
 """
-)
 
-_TIMEZONE = (
-    "set -eu\numask 022\n"
-    + DNF
-    + """
+_TIMEZONE = """
 zone=$1
 file=/usr/share/zoneinfo/$zone
-[ -f "$file" ] || get tzdata
+[ -f "$file" ] || get "$zones"
 [ -f "$file" ] || fail "no time zone is called $zone here: /usr/share/zoneinfo has them"
 ln -sfn "../usr/share/zoneinfo/$zone" /etc/localtime
 """
-)
 
 # The hash is on standard input: everybody may read a command line.
-_ROOT_PASSWORD = (
-    "set -eu\n"
-    + DNF
-    + """
+_SET_ROOT = """
 command -v chpasswd >/dev/null || get "$shadow"
 IFS= read -r hash || true
 if [ -n "$hash" ]; then printf 'root:%s\\n' "$hash" | chpasswd -e; else usermod -p '' root; fi
 """
-)
 
 _ENABLE = (
     "set -eu\nexport SYSTEMD_OFFLINE=1\n"
@@ -192,19 +178,26 @@ for unit; do systemctl enable "$unit"; done
 )
 
 
-def finish(repos: str, hosts: str, keys: bytes) -> Inside:
-    """Empties what must not stay, and writes what must be there."""
-    return Inside(argv=("/bin/sh", "-c", _FINISH, "finish", repos, hosts), stdin=keys)
+def finish(
+    repos: str, hosts: str, keys: bytes, *, places: tuple[str, str] = (REPOS, CACHE), trust: bool = False
+) -> Inside:
+    """Empties what must not stay, and writes what must be there. ``trust``: rpm is told the keys, not the manager alone."""
+    words = (repos, hosts, *places, "yes" if trust else "no")
+    return Inside(argv=("/bin/sh", "-c", _FINISH, "finish", *words), stdin=keys)
 
 
-def install(packages: Sequence[str], *, init: bool = False) -> Inside:
-    """Installs packages; raises DefinitionError for what cannot be a package's name."""
+def _script(body: str, manager: str, *words: str, stdin: bytes = b"") -> Inside:
+    return Inside(argv=("/bin/sh", "-c", f"set -eu\numask 022\n{manager}{body}", "layer", *words), stdin=stdin)
+
+
+def install(packages: Sequence[str], *, init: bool = False, manager: str = DNF) -> Inside:
+    """Installs packages; ``manager`` is the script that says how. Raises DefinitionError for what cannot be a package's name."""
     for name in packages:
         if not re.fullmatch(r"[@A-Za-z0-9/_][A-Za-z0-9+.:~^_/@()-]*", name):
             raise DefinitionError(
                 f"not the name of a package: {name!r}", hint="NAME, NAME-VERSION, NAME.ARCHITECTURE or @GROUP"
             )
-    return Inside(argv=("/bin/sh", "-c", _INSTALL_INIT if init else _INSTALL, "install", *packages))
+    return _script(_INSTALL_INIT if init else _INSTALL, manager, *packages)
 
 
 def add_repository(repository: RepositoryKeys) -> Inside:
@@ -221,19 +214,19 @@ def add_repository(repository: RepositoryKeys) -> Inside:
     return Inside(argv=("/bin/sh", "-c", _REPOSITORY, "repository", name, text, "yes" if keys else "no"), stdin=keys)
 
 
-def set_locale(name: str) -> Inside:
+def set_locale(name: str, manager: str = DNF) -> Inside:
     """Makes a locale and the machine's default of it."""
-    return Inside(argv=("/bin/sh", "-c", _LOCALE, "locale", name))
+    return _script(_LOCALE, manager, name)
 
 
-def set_timezone(name: str) -> Inside:
+def set_timezone(name: str, manager: str = DNF) -> Inside:
     """Sets the clock's zone."""
-    return Inside(argv=("/bin/sh", "-c", _TIMEZONE, "timezone", name))
+    return _script(_TIMEZONE, manager, name)
 
 
-def set_root_password(hashed: str) -> Inside:
+def set_root_password(hashed: str, manager: str = DNF) -> Inside:
     """Root's password, as crypt(5) stores it; empty: none is asked for."""
-    return Inside(argv=("/bin/sh", "-c", _ROOT_PASSWORD, "root-password"), stdin=f"{hashed}\n".encode())
+    return _script(_SET_ROOT, manager, stdin=f"{hashed}\n".encode())
 
 
 def enable(services: Sequence[str]) -> Inside:
@@ -246,6 +239,6 @@ def ready_to_boot() -> Inside:
     return Inside(argv=("/bin/sh", "-c", READY, "ready"))
 
 
-def add_user(user: User, nobody_group: str) -> Inside:
+def add_user(user: User, nobody_group: str, manager: str = DNF) -> Inside:
     """Makes an account; raises DefinitionError for names and paths that its files cannot hold."""
-    return apt_inside.add_user(user, nobody_group, f"set -eu\n{DNF}")
+    return apt_inside.add_user(user, nobody_group, f"set -eu\n{manager}")
