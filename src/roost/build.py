@@ -342,20 +342,12 @@ class LayerMaker:
         cache is synced, and the package manager has refused it and downloaded it again.
         """
         upper = f"{stage}/archives/upper"
-        with os.scandir(upper) as entries:
-            for entry in entries:
-                info = entry.stat(follow_symlinks=False)
-                if not stat.S_ISREG(info.st_mode) or not info.st_size or not entry.name.endswith((".deb", ".rpm")):
-                    continue
-                with contextlib.suppress(FileNotFoundError):
-                    if os.stat(f"{cache}/{entry.name}", follow_symlinks=False).st_size == info.st_size:
-                        continue
-                os.chown(entry.path, 0, 0)
-                os.chmod(entry.path, 0o644)
-                try:
-                    os.rename(entry.path, f"{cache}/{entry.name}")
-                except OSError:  # the cache is on another file system
-                    files.copy_atomic(entry.path, f"{cache}/{entry.name}")
+        for directory, names, others in os.walk(upper):
+            names[:] = [name for name in names if name != "partial"]  # apt's unfinished downloads
+            below = os.path.normpath(f"{cache}/{os.path.relpath(directory, upper)}")
+            for name in others:
+                if name.endswith((".deb", ".rpm")):
+                    _keep_archive(f"{directory}/{name}", f"{below}/{name}")
         files.remove_tree(f"{stage}/archives")
 
     # failure
@@ -426,6 +418,22 @@ def _inside_of(argv: tuple[str, ...], stdin: bytes) -> Inside:
 def _plain_env(provision: Provision) -> dict[str, str]:
     """A step's environment without the words for files that are not shown to it."""
     return {name: value for name, value in provision.env.items() if not value.startswith(PROVISION)}
+
+
+def _keep_archive(path: str, kept: str) -> None:
+    info = os.lstat(path)
+    if not stat.S_ISREG(info.st_mode) or not info.st_size:
+        return
+    with contextlib.suppress(FileNotFoundError):
+        if os.stat(kept, follow_symlinks=False).st_size == info.st_size:
+            return
+    os.chown(path, 0, 0)
+    os.chmod(path, 0o644)
+    os.makedirs(os.path.dirname(kept), mode=0o755, exist_ok=True)
+    try:
+        os.rename(path, kept)
+    except OSError:  # the cache is on another file system
+        files.copy_atomic(path, kept)
 
 
 def _host_name(layer: LayerPlan) -> str:

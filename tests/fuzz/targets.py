@@ -268,13 +268,15 @@ def host_apt(data: bytes, place: Path) -> None:
 
 def apt_said(data: bytes, place: Path) -> None:
     """The output of package managers, lists of installed packages and keyrings are read, whatever they hold."""
-    from roost.distro import apt, keyring
+    from roost.distro import apt, dnf, keyring, zypper
 
     text = data.decode(errors="replace")
-    checks.harmless(" ".join(repr(part) for part in (apt.unreachable(text), *apt.explain(text))))
-    checks.harmless(" ".join(repr(item) for item in apt.packages(data).items()))
+    for manager in (apt, dnf, zypper):
+        checks.harmless(" ".join(repr(part) for part in (manager.unreachable(text), *manager.explain(text))))
+        checks.harmless(" ".join(repr(item) for item in manager.packages(data).items()))
     try:
         keyring.binary(data, "keys")
+        assert keyring.binary(keyring.armoured(data, "keys"), "keys") == keyring.binary(data, "keys")
     except Error as e:
         checks.told(e)
 

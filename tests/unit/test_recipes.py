@@ -7,7 +7,7 @@ import re
 import pytest
 
 from roost.definition import checks
-from roost.distro import apt, family, recipe
+from roost.distro import apt, dnf, family, recipe, zypper
 from roost.distro.recipe import FAMILIES, RECIPES, VERSIONS, Family
 from roost.errors import DefinitionError
 
@@ -66,9 +66,9 @@ def _keyrings(name: str) -> list[str]:
 def test_mirrors_are_the_distribution_s_own(name: str) -> None:
     r = recipe(name)
     tables = [r.mirrors, r.ports_mirrors, *(release.mirrors for release in r.releases.values())]
-    own = r"(debian\.org|ubuntu\.com|fedoraproject\.org|centos\.org|gentoo\.org)"
+    own = r"(debian\.org|ubuntu\.com|fedoraproject\.org|centos\.org|almalinux\.org|rockylinux\.org|opensuse\.org|gentoo\.org)"
     for url in (url for table in tables for url in table.values()):
-        assert re.fullmatch(rf"https?://[a-z-]+\.{own}(/[a-z-]+)*", url)
+        assert re.fullmatch(rf"https?://[a-z.-]+\.{own}(/[a-z-]+)*", url)
 
 
 def test_moving_names_are_no_releases() -> None:
@@ -80,7 +80,9 @@ def test_every_system_of_the_seeds_is_there() -> None:
     assert {"xenial", "bionic", "focal", "jammy", "noble"} <= recipe("ubuntu").releases.keys()
     assert {"jessie"} <= recipe("debian").releases.keys()
     assert {"32"} <= recipe("fedora").releases.keys()
-    assert {"7", "8"} <= recipe("centos").releases.keys()
+    assert {"7", "8", "8-stream", "9-stream", "10-stream"} <= recipe("centos").releases.keys()
+    assert {"8", "9", "10"} == recipe("almalinux").releases.keys() == recipe("rockylinux").releases.keys()
+    assert {"15.6", "tumbleweed"} <= recipe("opensuse").releases.keys()
     assert recipe("gentoo").releases.keys() == {"rolling"}
     assert "i386" in recipe("ubuntu").releases["bionic"].architectures
     assert "i386" not in recipe("ubuntu").releases["focal"].architectures
@@ -102,9 +104,15 @@ def test_a_family_that_makes_nothing_yet_says_so(name: str) -> None:
     assert caught.value.brief == f"machines of the {name} family cannot be made yet"
     assert any(one in caught.value.details for one in OTHERS)
     assert "debian, ubuntu" in caught.value.hint
+    assert name not in caught.value.hint
 
 
 def test_the_family_of_a_recipe_is_loaded() -> None:
     checked: Family = apt  # mypy compares every signature with the protocol
     assert family("apt") is checked
     assert checked.NOBODY_GROUP == "nogroup"
+    other: Family = dnf
+    assert family("dnf") is other
+    assert other.NOBODY_GROUP == "nobody"
+    third: Family = zypper
+    assert family("zypper") is third

@@ -29,7 +29,7 @@ DESCRIPTIONS = {
     },
     "Machine": {
         "description": "One line for people.",
-        "distribution": "The distribution, by the name of its recipe (debian, ubuntu, fedora, centos, gentoo).",
+        "distribution": "The distribution, by the name of its recipe (debian, ubuntu, fedora, centos, almalinux, rockylinux, gentoo, ...).",
         "release": "The release, by its code name.",
         "architecture": "Debian's name of the architecture (amd64, arm64, i386, ...); the host's when not written.",
         "from": 'A committed layer, "layer:NAME", instead of a distribution.',

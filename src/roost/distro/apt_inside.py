@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 # Times of files that are written the same way every time; zip cannot hold an earlier one.
 _TIME = 315532800  # 1980-01-01
 
-_HOSTS = """\
+HOSTS = """\
 127.0.0.1 localhost
 ::1 localhost ip6-localhost ip6-loopback
 ff02::1 ip6-allnodes
@@ -100,14 +100,12 @@ tar -x -f - -C / --no-same-owner
 """
 )
 
-# $1 name, $2 uid or nothing, $3 group, $4 home, $5 shell, $6 other groups, $7 sudo: no or nopasswd, $8 its file
-_ADD_USER = (
-    "set -eu"
-    + APT
-    + """
+# $1 name, $2 uid or nothing, $3 group, $4 home, $5 shell, $6 other groups, $7 sudo: no or nopasswd, $8 its file. Before it
+# a family says how it gets a package, and in $shadow the name of the one that has useradd.
+_ADD_USER = """
 name=$1 uid=$2 group=$3 home=$4 shell=$5 groups=$6 sudo=$7 sudoers=$8
 fail() { echo "$1" >&2; exit 1; }
-command -v useradd >/dev/null || get passwd
+command -v useradd >/dev/null || get "$shadow"
 if ! getent group "$group" >/dev/null; then
     echo "new group: $group"
     if [ -n "$uid" ] && [ "$uid" -ge 1000 ]; then groupadd "$group"; else groupadd -r "$group"; fi
@@ -146,14 +144,13 @@ if [ "$sudo" = nopasswd ]; then
     visudo -c -q || { rm -f "/etc/sudoers.d/$sudoers"; fail "sudo does not accept its configuration"; }
 fi
 """
-)
 
 
 def finish(sources_list: str, keyrings: Mapping[str, bytes]) -> Inside:
     """Empties what must not stay, and writes what must be there. Files come as a tar on standard input."""
     files = {
         "/etc/apt/sources.list": sources_list.encode(),
-        "/etc/hosts": _HOSTS.encode(),
+        "/etc/hosts": HOSTS.encode(),
         "/etc/machine-id": b"",
         "/etc/resolv.conf": b"",
         **keyrings,
@@ -172,8 +169,11 @@ def install(packages: Sequence[str], *, init: bool = False) -> Inside:
     return Inside(argv=("/bin/sh", "-c", script, "install", *packages))
 
 
-def add_user(user: User, nobody_group: str) -> Inside:
-    """Makes an account; raises DefinitionError for names and paths that its files cannot hold."""
+def add_user(user: User, nobody_group: str, preamble: str = f"set -eu{APT}shadow=passwd\n") -> Inside:
+    """Makes an account; ``preamble`` is what the script of another family begins with.
+
+    Raises DefinitionError for names and paths that its files cannot hold.
+    """
     home = user.home or f"/home/{user.name}"
     group = user.group or nobody_group
     for what, name in (("user", user.name), *(("group", g) for g in (group, *user.groups))):
@@ -186,7 +186,7 @@ def add_user(user: User, nobody_group: str) -> Inside:
     # sudo does not read files with a dot in their name
     sudoers = f"roost-{user.name.replace('.', '_')}"
     words = (user.name, uid, group, home, user.shell, " ".join(user.groups), user.sudo, sudoers)
-    return Inside(argv=("/bin/sh", "-c", _ADD_USER, "add-user", *words))
+    return Inside(argv=("/bin/sh", "-c", preamble + _ADD_USER, "add-user", *words))
 
 
 def _tar(files: Mapping[str, bytes]) -> bytes:

@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
     from roost.definition.model import RepositoryKeys
 
-_FAIL = 'fail() { echo "$1" >&2; exit 1; }\n'
+FAIL = 'fail() { echo "$1" >&2; exit 1; }\n'
 
 # $1 name, $2 address, $3 suites, $4 components, $5 whether its keys are on standard input. apt knows "Signed-By" and
 # ".sources" since 1.1: an older one trusts each key for every repository. Without keys it is signed by the distribution's.
 _REPOSITORY = (
     "set -eu\numask 022\n"
-    + _FAIL
+    + FAIL
     + """
 name=$1 address=$2 suites=$3 components=$4 keys=$5
 version=$(dpkg-query -W -f '${Version}' apt) || fail "there is no apt in this machine"
@@ -60,7 +60,7 @@ fi
 _LOCALE = (
     "set -eu\numask 022\n"
     + APT
-    + _FAIL
+    + FAIL
     + """
 locale=$1
 usable() { [ -z "$(LC_ALL=$locale locale charmap 2>&1 >/dev/null)" ]; }
@@ -89,7 +89,7 @@ mkdir -p /etc/default
 _TIMEZONE = (
     "set -eu\numask 022\n"
     + APT
-    + _FAIL
+    + FAIL
     + """
 zone=$1
 file=/usr/share/zoneinfo/$zone
@@ -116,7 +116,7 @@ if [ -n "$hash" ]; then printf 'root:%s\\n' "$hash" | chpasswd -e; else passwd -
 # deb-systemd-helper, which packages use themselves, follows a unit's [Install] without it.
 _ENABLE = (
     "set -eu\nexport SYSTEMD_OFFLINE=1 DPKG_MAINTSCRIPT_PACKAGE=roost\n"
-    + _FAIL
+    + FAIL
     + """
 for unit; do
     case $unit in
@@ -147,9 +147,9 @@ done
 )
 
 # Every boot of a machine without an id gets one of its own (machine-id(5)); packages have made one for the layer.
-_READY = (
+READY = (
     "set -eu\n"
-    + _FAIL
+    + FAIL
     + """
 [ -e /sbin/init ] || [ -L /sbin/init ] || fail "nothing has brought /sbin/init: this machine cannot boot"
 : >/etc/machine-id
@@ -200,4 +200,4 @@ def enable(services: Sequence[str]) -> Inside:
 
 def ready_to_boot() -> Inside:
     """The last step of a machine that boots: it has an init, and no identity yet."""
-    return Inside(argv=("/bin/sh", "-c", _READY, "ready"))
+    return Inside(argv=("/bin/sh", "-c", READY, "ready"))

@@ -5,8 +5,12 @@ from __future__ import annotations
 import base64
 import binascii
 import re
+from typing import TYPE_CHECKING
 
 from roost.errors import HostError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _BLOCK = re.compile(
     rb"-----BEGIN PGP PUBLIC KEY BLOCK-----[ \t\r]*\n(.*?)-----END PGP PUBLIC KEY BLOCK-----", re.DOTALL
@@ -38,3 +42,65 @@ def _dearmor(block: bytes, name: str, hint: str) -> bytes:
         return base64.b64decode(body, validate=True)
     except binascii.Error as e:
         raise HostError(f"{name} cannot be read: {e}", hint=hint) from None
+
+
+def armoured(content: bytes, name: str) -> bytes:
+    """The keys of a file as rpm and every dnf read them: each key in an armour of its own (RFC 9580, 6.2).
+
+    Raises HostError as ``binary`` does.
+    """
+    keys: list[list[bytes]] = []
+    for kind, packet in _packets(binary(content, name), name):
+        if kind == _PUBLIC_KEY or not keys:
+            keys.append([])
+        keys[-1].append(packet)
+    table = _crc_table()
+    return b"".join(_armour(b"".join(key), table) for key in keys)
+
+
+_PUBLIC_KEY = 6  # the packet that a key begins with (RFC 9580, 5)
+
+
+def _packets(content: bytes, name: str) -> Iterator[tuple[int, bytes]]:
+    """Every packet with its kind. The lengths are those of RFC 9580, 4.2; a key has no packets of unknown length."""
+    at = 0
+    while at < len(content):
+        head, rest = content[at], content[at + 1 : at + 6]
+        if head & 0x40:
+            kind, first = head & 0x3F, rest[0] if rest else 255
+            if first < 192:
+                header, size = 2, first
+            elif first < 224:
+                header, size = 3, ((first - 192) << 8) + int.from_bytes(rest[1:2], "big") + 192
+            else:
+                header, size = 6, int.from_bytes(rest[1:5], "big") if first == 255 else len(content)
+        else:
+            kind, width = (head >> 2) & 0x0F, 1 << (head & 3)
+            header, size = 1 + width, int.from_bytes(rest[:width], "big") if width < 8 else len(content)
+        end = at + header + size
+        if not head & 0x80 or end > len(content):
+            raise HostError(f"{name} holds no whole OpenPGP keys", hint=f"write it with 'gpg --export KEY > {name}'")
+        yield kind, content[at:end]
+        at = end
+
+
+def _crc_table() -> list[int]:
+    """CRC-24 of each octet (RFC 9580, 6.1.1). rpm wants the checksum, which newer programs leave out."""
+    table = []
+    for octet in range(256):
+        crc = octet << 16
+        for _ in range(8):
+            crc = (crc << 1) ^ (0x1864CFB if crc & 0x800000 else 0)
+        table.append(crc)
+    return table
+
+
+def _armour(key: bytes, table: list[int]) -> bytes:
+    crc = 0xB704CE
+    for octet in key:
+        crc = (crc << 8) & 0xFFFFFF ^ table[(crc >> 16) ^ octet]
+    text = base64.b64encode(key)
+    lines = [text[at : at + 64] for at in range(0, len(text), 64)]
+    ends = b"-----%s PGP PUBLIC KEY BLOCK-----"
+    check = b"=" + base64.b64encode(crc.to_bytes(3, "big"))
+    return b"\n".join((ends % b"BEGIN", b"", *lines, check, ends % b"END", b""))

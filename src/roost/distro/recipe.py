@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
     from roost.definition.model import Base, RepositoryKeys, User
 
-RECIPES = ("debian", "ubuntu", "fedora", "centos", "gentoo")
-FAMILIES = {"apt": "roost.distro.apt"}
+RECIPES = ("debian", "ubuntu", "fedora", "centos", "almalinux", "rockylinux", "opensuse", "gentoo")
+FAMILIES = {"apt": "roost.distro.apt", "dnf": "roost.distro.dnf", "zypper": "roost.distro.zypper"}
 """Those that make layers. Machines of the others of VERSIONS can be defined and planned."""
-VERSIONS = {"apt": 1, "dnf": 0, "portage": 0}
+VERSIONS = {"apt": 1, "dnf": 1, "zypper": 1, "portage": 0}
 """Part of every layer's identity, known without importing a family: raised when what it does must rebuild layers.
 0: it makes none yet.
 """
@@ -45,7 +45,8 @@ class Release(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, ren
     ``architectures`` empty: all the recipe's. ``keyring`` and ``debootstrap_script`` empty: the recipe's.
     ``expired_keys``: the keys that signed it have expired since, and are good for it all the same.
     ``mmdebstrap_hooks`` are directories of hooks that mmdebstrap needs for it. ``packages`` instead of the recipe's.
-    ``notes`` are for people.
+    ``archived``: no living mirror has it. Of rpm distributions: ``signed_metadata``: not only the packages are signed;
+    ``options`` are what its package manager is told in ``[main]``. ``notes`` are for people.
     """
 
     version: str = ""
@@ -58,6 +59,9 @@ class Release(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, ren
     debootstrap_script: str = ""
     mmdebstrap_hooks: list[str] = []
     packages: dict[str, list[str]] = {}
+    archived: bool = False
+    signed_metadata: bool = False
+    options: dict[str, str] = {}
     notes: list[str] = []
 
 

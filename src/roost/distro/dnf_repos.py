@@ -1,0 +1,147 @@
+"""Where an rpm base's packages come from and which keys sign them: the definition, else the recipe."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from typing import TYPE_CHECKING
+
+from msgspec import Struct
+
+from roost.distro import apt_auth, keyring
+from roost.errors import DefinitionError, HostError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from roost.definition.model import Base
+    from roost.distro.apt_auth import Credential
+    from roost.distro.recipe import Recipe, Release
+    from roost.host.dnf import HostDnf
+
+KEYS = "/etc/pki/rpm-gpg"
+"""Where rpm distributions keep their keys in a tree."""
+_ADDRESS = re.compile(r"(https?|ftp|file)://?[^\s\[\]\"'\\,;{}]+")
+
+
+class Repo(Struct, frozen=True, kw_only=True):
+    """One repository. ``url`` has no credentials in it; ``signed`` says that its metadata is signed, too."""
+
+    name: str
+    url: str
+    signed: bool = False
+
+    def text(self, key: str) -> str:
+        """As in a ``.repo`` file (dnf.conf(5)); ``key`` is the file with its keys."""
+        return (
+            f"[{self.name}]\nname={self.name}\nbaseurl={self.url}\nenabled=1\ngpgcheck=1\n"
+            f"repo_gpgcheck={int(self.signed)}\ngpgkey=file://{key}\n"
+        )
+
+
+class Repos(Struct, frozen=True, kw_only=True):
+    """All that a download needs. ``keys`` is the keyring, armoured; ``logins`` are by the names of repositories."""
+
+    repos: tuple[Repo, ...] = ()
+    keys: bytes = b""
+    logins: dict[str, Credential] = {}
+
+    @property
+    def cache_key(self) -> str:
+        """What shares downloaded packages: the same keys and the same mirrors."""
+        return digest("rpm", sorted(repo.url for repo in self.repos), hashlib.sha256(self.keys).hexdigest())
+
+    def text(self, key: str, more: str = "") -> str:
+        """The ``.repo`` file of all of them."""
+        return "\n".join(repo.text(key) + more for repo in self.repos)
+
+    def credentials(self) -> bytes:
+        """Lines of repository, login and password, apart by tabulators."""
+        return "".join(f"{name}\t{c.login}\t{c.password}\n" for name, c in self.logins.items()).encode()
+
+
+def digest(*parts: object) -> str:
+    """A short name for a value: 16 hexadecimal digits of the SHA-256 of its canonical JSON."""
+    text = json.dumps(parts, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def resolve(base: Base, recipe: Recipe, host: HostDnf) -> Repos:
+    """The repositories of a base. Reads its keyring, and nothing else.
+
+    With a mirror in the definition, the repositories that the recipe gets from its ``main`` mirror come from there and
+    no others. Raises HostError for a keyring that the host lacks, DefinitionError for one that changed since it was
+    loaded, or for what is no address.
+    """
+    release = recipe.releases[base.release]
+    mirrors = {**recipe.mirrors, **release.mirrors}
+    repos = []
+    logins = {}
+    auth = apt_auth.parse(host.auth)
+    for suite in release.suites:
+        if base.mirror and suite.mirror != "main":
+            continue
+        url, login = apt_auth.split(base.mirror or mirrors[suite.mirror])
+        if not _ADDRESS.fullmatch(url):
+            raise DefinitionError(
+                f"not a mirror's address: {url!r}", hint="http://HOST/PATH, https://... or file:///PATH"
+            )
+        path = suite.path.format(**words(base, recipe, release))
+        repos.append(Repo(name=suite.name, url=f"{url.rstrip('/')}/{path}", signed=release.signed_metadata))
+        wanted = apt_auth.hosts((url,))
+        if login := login or next((c for c in auth if c.host in wanted), None):
+            logins[suite.name] = login
+    return Repos(repos=tuple(repos), keys=_keys(base, recipe, release, host), logins=logins)
+
+
+def words(base: Base, recipe: Recipe, release: Release) -> dict[str, str]:
+    """What stands in a recipe's paths as ``{release}`` and so on."""
+    architecture = recipe.architecture_names.get(base.architecture, base.architecture)
+    return {
+        "release": base.release, "version": release.version or base.release, "architecture": architecture, "variant": base.variant,
+    }  # fmt: skip
+
+
+def local(urls: Iterable[str]) -> tuple[str, ...]:
+    """The directories of ``file:`` addresses, each once."""
+    from urllib.parse import unquote, urlsplit
+
+    found = (os.path.normpath(unquote(urlsplit(url).path)) for url in urls if url.startswith("file:"))
+    return tuple(dict.fromkeys(found))
+
+
+def _keys(base: Base, recipe: Recipe, release: Release, host: HostDnf) -> bytes:
+    if base.keyring:
+        content = _read(base.keyring)
+        wanted = base.keyring_digest.rpartition(":")[2]
+        if wanted and hashlib.sha256(content).hexdigest() != wanted:
+            raise DefinitionError(
+                f"the keyring changed since the definition was read: {base.keyring}", hint="start again"
+            )
+        return keyring.armoured(content, base.keyring)
+    known = words(base, recipe, release)
+    shipped = (release.keyring or recipe.keyring).format(**known)
+    keys = b""
+    for one in shipped.split():
+        # on a host of the same distribution its own package has it
+        places = [host.root.rstrip("/") + path for path in (one, f"{KEYS}/{os.path.basename(one)}")]
+        path = next((place for place in places if os.path.exists(place)), "")
+        if not path:
+            raise HostError(
+                f"the keyring {one} is not on this host",
+                details=f"it signs {recipe.name} {base.release}; the package {recipe.keyring_package} of rpm distributions has it",
+                hint=f'get the keys from {recipe.keyring_source}, and name the file in the definition: keyring = "PATH"',
+            )
+        keys += keyring.armoured(_read(path), path)
+    return keys
+
+
+def _read(path: str) -> bytes:
+    try:
+        with open(path, "rb") as stream:
+            return stream.read()
+    except OSError as e:
+        why = "is not on this host" if isinstance(e, FileNotFoundError) else f"cannot be read: {e.strerror}"
+        raise HostError(f"the keyring {path} {why}", hint="check the path") from None
