@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from roost.host import capabilities
 from roost.host.ranges import FIRST
 from system.boot_rig import BOOT, BootRig, make_booty
 from system.rig import below, name_of, wait_for
@@ -71,6 +72,43 @@ def test_its_root_is_nobody_outside(rig: BootRig) -> None:
     done = rig.inside(HOSTILE % {"state": rig.state, "outside": os.getpid()})
     assert done.text == "", done.text
     assert rig.inside("ls /proc | grep -c '^[0-9]'").status == 0
+
+
+def rights(rig: BootRig) -> tuple[frozenset[str], str, str]:
+    """The capabilities that its init may have, no-new-privileges, and whether it has filters."""
+    lines = rig.inside("cat /proc/1/status").text.splitlines()
+    found = {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    return frozenset(capabilities.names(int(found["CapBnd"], 16))), found["NoNewPrivs"], found["Seccomp"]
+
+
+def test_what_its_init_may_have(rig: BootRig) -> None:
+    """nspawn's own capabilities and filters, not a session's; more is what the definition says."""
+    rig.up()
+    own, no_new, filters = rights(rig)
+    assert (no_new, filters) == ("0", "2")
+    assert capabilities.default(private_users=True) < own
+    assert {"CAP_SYS_ADMIN", "CAP_NET_ADMIN"} <= own
+    outside = {
+        "CAP_SYS_MODULE",
+        "CAP_SYS_RAWIO",
+        "CAP_SYS_TIME",
+        "CAP_SYSLOG",
+        "CAP_BPF",
+        "CAP_PERFMON",
+        "CAP_MAC_ADMIN",
+    }
+    assert not own & outside
+    rig.define(BOOT + 'capabilities = ["CAP_SYSLOG"]\nno-new-privileges = true\n')
+    rig.up()
+    assert rights(rig) == (own | {"CAP_SYSLOG"}, "1", "2")
+    rig.define(BOOT + "boot = { nested = true }\n")
+    rig.up()
+    every, _, filters = rights(rig)
+    assert outside < every
+    assert filters == "0"
+    assert rig.inside(HOSTILE % {"state": rig.state, "outside": os.getpid()}).text == "", (
+        "they hold in its namespaces only"
+    )
 
 
 def test_it_sees_no_file_of_the_host_nor_of_another_machine(rig: BootRig) -> None:

@@ -115,6 +115,7 @@ def environment(record: Booted, inside: Inside, *, unified: bool) -> dict[str, s
     if unified and (inside.systemd >= least or inside.init != "systemd"):
         env["SYSTEMD_NSPAWN_UNIFIED_HIERARCHY"] = "1"
     if record.boot.nested:
-        env["SYSTEMD_NSPAWN_API_VFS_WRITABLE"] = "1"
+        # all of /proc/sys, or with a user namespace what nspawn lets one have: its network's
+        env["SYSTEMD_NSPAWN_API_VFS_WRITABLE"] = "network" if record.private_users else "1"
         env["SYSTEMD_SECCOMP"] = "0"
     return env
