@@ -406,6 +406,8 @@ class Network:
                 f"the host has an interface {link.interface} already, which is not of {link.machine}",
                 hint=f"see `ip link show {link.interface}`; rename it, or the machine",
             )
+        own = {name for one in (new, *others) for name in (one.link.interface, one.link.device)}
+        clashes.refuse_strangers(known.values(), own)
         for one in others:
             if link.bridge and one.link.bridge == link.bridge and one.owner != new.owner:
                 raise HostError(
