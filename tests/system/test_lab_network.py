@@ -99,7 +99,6 @@ class Stack(NamedTuple):
     files: dict[str, str]
     units: str
     meddling: tuple[str, ...]
-    clearing: str = "nft flush ruleset"
 
 
 STACKS = {
@@ -127,7 +126,9 @@ STACKS = {
         ("systemctl restart NetworkManager", "firewall-cmd --reload", "systemctl restart firewalld"),
     ),
     "firewalld": Stack(_PLAIN, "uplink.service firewalld.service", ("firewall-cmd --complete-reload",)),
-    "nftables": Stack(_PLAIN, "uplink.service nftables.service", (), "systemctl restart nftables"),
+    "nftables": Stack(
+        _PLAIN, "uplink.service nftables.service", ("systemctl restart nftables", "systemctl reload nftables")
+    ),
 }
 
 
@@ -251,7 +252,7 @@ def test_machines_reach_what_they_may_beside_what_manages_the_network(host: LabH
             host.ok(meddle)
             host.roost("network", "check")
         expect_all(host)
-        host.ok(found.clearing)
+        host.ok("nft flush ruleset")
         assert "inet roost" in host.roost("network", "check", status=1).text
         host.roost("network", "repair")
         host.roost("network", "check")

@@ -441,6 +441,24 @@ def test_a_machine_that_holds_its_hosts_file_holds_nobody_up(net: Host, tmp_path
     assert b"\tdb\n" in (tmp_path / "bad").read_bytes()
 
 
+def test_an_interface_of_the_hosts_own_is_not_opened_by_its_name(net: Host) -> None:
+    """Firewalls are told to let all that is called so through."""
+    net.here.run(
+        "nft", "-f", "-", stdin="table inet mine { chain in { type filter hook input priority 0; policy drop; }; }"
+    )
+    net.here.ip("link add ro-uplink type veth peer name eth9")
+    before = net.state()
+    with pytest.raises(HostError) as caught:
+        net.up("db")
+    assert "ro-uplink" in caught.value.brief
+    assert "rename" in caught.value.hint
+    assert net.state() == before
+    net.here.ip("link set ro-uplink name up-uplink")
+    net.up("db")
+    net.up("web", NetworkTerms(bridge="lab"))
+    net.up("other", NetworkTerms(bridge="lab"))
+
+
 def test_a_host_without_ipv6_has_machines_without(net: Host) -> None:
     net.here.run("sh", "-c", "for f in all default; do echo 1 > /proc/sys/net/ipv6/conf/$f/disable_ipv6; done")
     link, machine = net.up("db")

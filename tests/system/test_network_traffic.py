@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import socket
 import threading
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ import pytest
 from roost.definition.model import NetworkTerms
 from roost.errors import HostError
 from roost.host import syscalls
-from roost.network import names, netlink
+from roost.network import Network, names, netlink
 from system.network_rig import QUICK, UPLINK, UPLINK6, WAN, WAN6, Host, Space, peer_of
 
 if TYPE_CHECKING:
@@ -222,6 +223,27 @@ def test_an_empty_egress_list_lets_nothing_out_not_even_questions(net: Host) -> 
         assert named.reaches(WAN, 80)
         assert named.reaches(WAN6, 80)
         assert answers(named, WAN, server)
+
+
+def test_what_nftables_service_flushes_comes_back(net: Host, tmp_path: Path) -> None:
+    """Debian's /etc/nftables.conf begins with it, and without a table nothing is closed."""
+    net.write("run/systemd/system/some.service", "")
+    net.write("usr/lib/systemd/system/nftables.service", "")
+    before = net.state()
+    net.network = Network(f"{net.directory}/state/network", root=net.root)  # where a unit of the host looks, too
+    _, machine = net.up("closed", NetworkTerms(egress=()))
+    unit = net.read("run/systemd/system/nftables.service.d/50-roost.conf")
+    again = dict(line.split("=", 1) for line in unit.splitlines() if line.startswith("Exec"))
+    assert again["ExecReload"] == again["ExecStartPost"]
+    with net.here.listen(22), net.wan.listen(80), hosts_file(tmp_path, "127.0.0.1\tlocalhost\n"):
+        net.here.run("nft", "flush", "ruleset")
+        assert machine.reaches(UPLINK, 22), "else this proves nothing"
+        net.here.run(*shlex.split(again["ExecReload"].removeprefix("-")))
+        assert not machine.reaches(UPLINK, 22)
+        assert not machine.reaches(WAN, 80)
+    net.down("closed")
+    assert net.state() == before
+    assert not os.path.exists(f"{net.root}/run/systemd/system/nftables.service.d")
 
 
 def test_services_of_the_host_are_closed_to_machines(net: Host) -> None:

@@ -8,9 +8,12 @@ import socket
 from roost.errors import HostError
 from roost.network import netlink, pools, terms
 from roost.network.addresses import Block, block_of
+from roost.network.records import ALIASES, PREFIX
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from roost.network.records import Attached, Link
 
 
@@ -35,6 +38,17 @@ def refuse_port(port: terms.Port, link: Link, others: list[Attached]) -> None:
                 f"port {port} is {why}",
                 hint=f"`ss -lnp 'sport = :{port.port}'` shows it; publish another one for {link.machine}",
             ) from None
+
+
+def refuse_strangers(known: Iterable[netlink.Interface], own: set[str]) -> None:
+    """Raises HostError when an interface that Roost did not make has a name as ours: what managers are told means all."""
+    for one in known:
+        if one.name.startswith(PREFIX) and one.name not in own and not one.alias.startswith(ALIASES):
+            raise HostError(
+                f"the host has an interface {one.name} that is not Roost's",
+                details=f"firewalls and network managers are told to let {PREFIX}* be, which would open it",
+                hint=f"rename it: `ip link set {one.name} down; ip link set {one.name} name up-{one.name[len(PREFIX) :]}`",
+            )
 
 
 def blocks_of(link: Link) -> list[Block]:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
+import sys
 
 from roost.errors import HostError
 from roost.host import files, runner
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
 _TIMEOUT = 60.0
 _GROUPS = ("sys/fs/cgroup", "sys/fs/cgroup/systemd", "sys/fs/cgroup/unified")
 _SECTIONS = ("etc/systemd/network", "run/systemd/network", "usr/lib/systemd/network", "lib/systemd/network")
+
+_UNITS = ("etc/systemd/system", "run/systemd/system", "usr/lib/systemd/system", "lib/systemd/system")
 
 
 class Manager(Struct, frozen=True):
@@ -65,6 +69,13 @@ _POLICY = """\
   <egress-zone name="{}"/>
 </policy>
 """
+_AGAIN = f"-{shlex.quote(sys.executable)} -I -m roost.network"
+_AFTERWARDS = f"""\
+# Roost's table is made again when nftables.service has flushed all of them.
+[Service]
+ExecStartPost={_AGAIN}
+ExecReload={_AGAIN}
+"""
 # what firewall-cmd does, which is a Python program and takes ten times as long
 _FIREWALLD = ("busctl", "call", "org.fedoraproject.FirewallD1", "/org/fedoraproject/FirewallD1")
 NETWORKD = Manager(
@@ -89,12 +100,24 @@ FIREWALLD = Manager(
     ),
     (*_FIREWALLD, "org.fedoraproject.FirewallD1", "reload"),
 )
-EVERY = (NETWORKD, NETWORK_MANAGER, FIREWALLD)
+# loads rules and ends: what its file begins with, `flush ruleset`, takes everybody's tables
+NFTABLES = Manager(
+    "nftables.service",
+    "nftables.service",
+    (("run/systemd/system/nftables.service.d/50-roost.conf", _AFTERWARDS),),
+    ("systemctl", "daemon-reload"),
+)
+EVERY = (NETWORKD, NETWORK_MANAGER, FIREWALLD, NFTABLES)
 
 
 def running(root: str) -> list[Manager]:
-    """Those that run, as the control groups of their units tell: asking them would take a process each."""
-    return [manager for manager in EVERY if any(_has_processes(f"{root}/{top}", manager.unit) for top in _GROUPS)]
+    """Those that run, as the control groups of their units tell: asking them would take a process each.
+
+    nftables.service has no process: it may be started where systemd runs and knows it.
+    """
+    found = [manager for manager in EVERY if any(_has_processes(f"{root}/{top}", manager.unit) for top in _GROUPS)]
+    known = any(os.path.lexists(f"{root}/{directory}/{NFTABLES.unit}") for directory in _UNITS)
+    return [*found, NFTABLES] if known and os.path.isdir(f"{root}/run/systemd/system") else found
 
 
 def _has_processes(top: str, unit: str) -> bool:
@@ -118,11 +141,11 @@ def needed(manager: Manager, root: str, *, lent: bool, bridge: bool) -> bool:
 
     A throwaway session's comes and goes with a command: networkd matters only where one of its files speaks of every
     interface, NetworkManager leaves each veth alone (its udev rule 85-nm-unmanaged), but not bridges, and firewalld has
-    a quicker way (``trust``).
+    a quicker way (``trust``). Having systemd read its units again would take longer than many a run.
     """
     if not lent:
         return True
-    if manager is FIREWALLD:
+    if manager in (FIREWALLD, NFTABLES):
         return False
     return bridge if manager is NETWORK_MANAGER else _matched_by_another(root)
 
@@ -215,6 +238,9 @@ def withdraw(root: str) -> None:
         there = [path for path, _ in manager.files if os.path.lexists(f"{root}/{path}")]
         for path, _ in manager.files:
             writing.remove(f"{root}/{path}")
+            if os.path.dirname(path).endswith(".d"):  # of a unit: nobody else has made it, unless it has more
+                with contextlib.suppress(OSError):
+                    os.rmdir(os.path.dirname(f"{root}/{path}"))
         if there and not root and manager in running(root):
             _ask(manager, manager.reload)
 

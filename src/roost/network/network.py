@@ -214,11 +214,9 @@ class Network:
         """
         wrong = [hop for hop in self.check(link, netns_fd) if hop.state != "ok"]
         anew = {one: wanted.again(one, self._addresses()) for one in self.records()}  # which may take its time
-        with self._lock():
-            every = [anew.get(one, one) for one in self._clear(self.records())]
-            if every:
-                self._host_side(every)
-            if link is not None and netns_fd is not None and any(one.link == link for one in every):
+        every = self.restore(anew)
+        if link is not None and netns_fd is not None and any(one.link == link for one in every):
+            with self._lock():
                 links.make(link, netns_fd)
         if link is not None and not link.lent and not any(one.link == link for one in every):
             own = {one.link.device for one in every}
@@ -226,18 +224,24 @@ class Network:
                 self.release(link.machine)
         return wrong
 
-    def _host_side(self, every: list[Attached]) -> None:
-        if managers.concern_us(self._root):
+    def restore(self, anew: Mapping[Attached, Attached] | None = None) -> list[Attached]:
+        """Sets the host's side of all links up again, with other records in place of some. Raises HostError."""
+        with self._lock():
+            every = [(anew or {}).get(one, one) for one in self._clear(self.records())]
+            if not every:
+                return []
+            if managers.concern_us(self._root):
+                for one in every:
+                    self._tell_managers(one.link, first=True)
+            sysctls.turn_on(f"{self._run}/settings", ipv6=any(one.link.address6 for one in every))
+            other_firewalls.let_through(f"{self._run}/chains")
+            firewall.replace(every)
             for one in every:
-                self._tell_managers(one.link, first=True)
-        sysctls.turn_on(f"{self._run}/settings", ipv6=any(one.link.address6 for one in every))
-        other_firewalls.let_through(f"{self._run}/chains")
-        firewall.replace(every)
-        for one in every:
-            self._write(one)
-            links.set_outside(one.link)
-            sysctls.of_link(one.link.device, localnet=firewall.needs_localnet(one.link.device, every))
-        self._host_names()
+                self._write(one)
+                links.set_outside(one.link)
+                sysctls.of_link(one.link.device, localnet=firewall.needs_localnet(one.link.device, every))
+            self._host_names()
+            return every
 
     def leftovers(self) -> list[str]:
         """Whose link ``sweep`` would clear, or the address that was lent; ``the host`` when it is something else."""
@@ -409,6 +413,8 @@ class Network:
                 f"the host has an interface {link.interface} already, which is not of {link.machine}",
                 hint=f"see `ip link show {link.interface}`; rename it, or the machine",
             )
+        own = {name for one in (new, *others) for name in (one.link.interface, one.link.device)}
+        clashes.refuse_strangers(known.values(), own)
         for one in others:
             if link.bridge and one.link.bridge == link.bridge and one.owner != new.owner:
                 raise HostError(

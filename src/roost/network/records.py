@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 PREFIX = "ro-"
+ALIASES = ("roost:", "roost-bridge")  # what an interface of ours has as its alias begins so
 INSIDE = "host0"  # systemd-nspawn's own name for it, which systemd's 80-container-host0.network matches
 
 
