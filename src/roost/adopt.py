@@ -12,6 +12,7 @@ from msgspec import Struct
 from roost import trees as system
 from roost.bases import recognise, trees
 from roost.commit import NAME
+from roost.definition import origins
 from roost.errors import StoreError
 from roost.plan import FORMAT, digest
 from roost.records import LayerRecord
@@ -39,6 +40,8 @@ def adopt(store: Store, directory: str, name: str = "", *, family: str = "") -> 
     name = name or _name(os.path.basename(directory))
     if not NAME.fullmatch(name):
         raise StoreError(f"{name!r} cannot name a layer", hint="use small letters, digits, '-' and '.'")
+    if family and (wrong := origins.family(family)):
+        raise StoreError(wrong, hint="leave it out: it is found in the tree")
     parts = _parts(directory)
     _expect_still(parts)
     chain: list[LayerRecord] = []

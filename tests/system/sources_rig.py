@@ -36,7 +36,10 @@ def make_tree(path: Path, identity: str = "ID=tiny\n", *programs: str) -> Path:
 
 def call(*argv: str | Path, **more: Any) -> str:
     """A program that has to succeed; what it prints."""
-    return subprocess.run(argv, check=True, capture_output=True, text=True, timeout=120, **more).stdout
+    done: subprocess.CompletedProcess[str] = subprocess.run(
+        argv, check=True, capture_output=True, text=True, timeout=120, **more
+    )
+    return done.stdout
 
 
 class Keys:

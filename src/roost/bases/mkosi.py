@@ -35,13 +35,19 @@ def make(directory: str, tree: str, private: str, say: Callable[[bytes], None]) 
     done = runner.run(runner.Command(argv=argv, env=env, private=True), on_output=say)
     if done.status:
         raise StoreError(f"mkosi: {runner.ending(done.status)}", hint=f"`mkosi -C {directory} build` says the same")
-    made = [
-        name
-        for name in os.listdir(output)
-        if os.path.isdir(f"{output}/{name}/usr") and not os.path.islink(f"{output}/{name}")
-    ]
+    made = _trees(output)
     if len(made) != 1:
         raise StoreError(
-            f"mkosi made {len(made)} trees", details=" ".join(made), hint="Roost takes one with a usr in it"
+            f"mkosi made {len(made)} trees", details="\n".join(made), hint="Roost takes one with a usr in it"
         )
-    os.rename(f"{output}/{made[0]}", tree)
+    os.rename(made[0], tree)
+
+
+def _trees(output: str) -> list[str]:
+    """Directories with a usr: NAME, or DISTRIBUTION~RELEASE/NAME (as mkosi before 15 has it)."""
+    found: list[str] = []
+    for above in (output, *(one.path for one in os.scandir(output) if one.is_dir(follow_symlinks=False))):
+        if above not in found:
+            entries = (one for one in os.scandir(above) if one.is_dir(follow_symlinks=False))
+            found += sorted(one.path for one in entries if os.path.isdir(f"{one.path}/usr"))
+    return found

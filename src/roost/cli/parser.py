@@ -92,7 +92,7 @@ def parser(words: Sequence[str] = ()) -> argparse.ArgumentParser:
     groups = {
         _definition_verbs: {"init", "schema", "list", "plan", "doctor", "build"},
         _run_verbs: {"run", "shell"},
-        _store_verbs: {"session", "layer", "gc"},
+        _store_verbs: {"session", "layer", "gc", "adopt"},
         _machine_verbs: {*MACHINE_VERBS},
     }
     named = [add for add, names in groups.items() if names.intersection(words)]
@@ -334,8 +334,12 @@ def _store_verbs(verbs: Any) -> None:
     adopt.add_argument(
         "name", metavar="NAME", nargs="?", default="", help="what to call the layer (default: as the directory)"
     )
-    adopt.add_argument("--family", default="", choices=("apt", "dnf", "zypper", "pacman", "apk", "portage", "none"),
-                       help="its package manager (default: the one that is found in it)")  # fmt: skip
+    adopt.add_argument(
+        "--family",
+        default="",
+        metavar="FAMILY",
+        help="its package manager: apt, dnf, ..., none (default: the one found in it)",
+    )
     add_common(adopt)
     _layer_verbs(verbs)
     gc = add_verb(verbs, "gc", "stored:gc", "remove what nothing uses: layers, and the logs of old runs")
