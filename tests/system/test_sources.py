@@ -159,6 +159,19 @@ def test_archives_that_are_none_or_no_system_are_refused(tiny: Rig, tmp_path: Pa
     assert not os.path.exists("/etc/roost-was-here")
 
 
+def test_names_are_found_where_the_image_expects_systemd_resolved(tiny: Rig, tree: Path) -> None:
+    (tree / "etc/resolv.conf").symlink_to("../run/systemd/resolve/stub-resolv.conf")
+    packed(tree, tiny.directory / "root.tar")
+    tiny.define(machine("tar:root.tar", 'scripts = ["cat /etc/resolv.conf > /seen"]'))
+    done = tiny.run("cat /etc/resolv.conf", machine="m")
+    assert done.text == Path("/etc/resolv.conf").read_text()
+    assert tiny.run("cat /seen", machine="m").text == done.text
+    session = tiny.kept("true", machine="m")
+    assert "resolv" not in tiny("session", "diff", session).text
+    top = tiny.manager().plan().machines[0].layers[-1]
+    assert not os.path.lexists(f"{tiny.state}/layers/{top}/tree/etc/resolv.conf")  # the image's own stays
+
+
 def test_packages_need_a_family_and_files_do_not(tiny: Rig, tree: Path) -> None:
     packed(tree, tiny.directory / "root.tar")
     tiny.define(machine("tar:root.tar", 'packages = ["gcc"]'))
