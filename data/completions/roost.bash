@@ -20,7 +20,7 @@ _roost() {
             --) return ;;  # a command of the machine
             -f|--file) file=${COMP_WORDS[i + 1]}; ((i++)) ;;
             --state) state=${COMP_WORDS[i + 1]}; ((i++)) ;;
-            -f|--file|--state|-j|--jobs|--profile|--matrix|--junit|-u|--user|-w|--directory|--env|--source|--bind|--limit|--timeout|--artifact|--output|--content|-n|--lines) ((i++)) ;;
+            -f|--file|--state|-j|--jobs|--profile|--matrix|--junit|-u|--user|-w|--directory|--env|--source|--bind|--limit|--timeout|--artifact|--output|--content|--family|-n|--lines) ((i++)) ;;
             -*|=) ;;
             *)
                 if [[ -z $verb ]]; then verb=$word
@@ -35,7 +35,7 @@ _roost() {
         return
     fi
     case $verb in
-        '') words='init schema list plan doctor build run shell session layer gc up down restart rollback status enable disable exec login logs network' ;;
+        '') words='init schema list plan doctor build run shell session adopt layer gc up down restart rollback status enable disable exec login logs network' ;;
         session) words='list shell diff keep commit remove' ;;
         layer) words='list show remove verify check' ;;
         network) words='list check repair' ;;
@@ -53,6 +53,7 @@ _roost() {
         'session keep') options=''; kind=sessions ;;
         'session commit') options=''; kind=sessions ;;
         'session remove') options=''; kind=sessions ;;
+        'adopt') options='--family'; kind=directories ;;
         'layer list') options=''; kind=nothing ;;
         'layer show') options=''; kind=layers ;;
         'layer remove') options=''; kind=layers ;;
@@ -76,10 +77,10 @@ _roost() {
     case $prev in
             -f|--file|--junit|--bind) kind=files ;;
             --state|--source|--output) kind=directories ;;
-            -j|--jobs|--profile|--matrix|-u|--user|-w|--directory|--env|--limit|--timeout|--artifact|--content|-n|--lines) kind=nothing ;;
+            -j|--jobs|--profile|--matrix|-u|--user|-w|--directory|--env|--limit|--timeout|--artifact|--content|--family|-n|--lines) kind=nothing ;;
     esac
     case $prev in
-        -f|--file|--state|-j|--jobs|--profile|--matrix|--junit|-u|--user|-w|--directory|--env|--source|--bind|--limit|--timeout|--artifact|--output|--content|-n|--lines) words= ;;
+        -f|--file|--state|-j|--jobs|--profile|--matrix|--junit|-u|--user|-w|--directory|--env|--source|--bind|--limit|--timeout|--artifact|--output|--content|--family|-n|--lines) words= ;;
         *) [[ $cur == -* ]] && words="$options -f --file --state --json -q --quiet -v --verbose --help" && kind=nothing ;;
     esac
     case $kind in

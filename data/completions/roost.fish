@@ -106,6 +106,8 @@ complete -c roost -n '__fish_seen_subcommand_from session; and not __fish_seen_s
 complete -c roost -n '__fish_seen_subcommand_from session; and __fish_seen_subcommand_from commit' -f -a '(_roost_sessions)'
 complete -c roost -n '__fish_seen_subcommand_from session; and not __fish_seen_subcommand_from list shell diff keep commit remove' -f -a remove -d 'remove kept sessions'
 complete -c roost -n '__fish_seen_subcommand_from session; and __fish_seen_subcommand_from remove' -f -a '(_roost_sessions)'
+complete -c roost -n __fish_use_subcommand -f -a adopt -d 'make layers of a tree kept by hand (base, env, work); it stays as it is'
+complete -c roost -n '__fish_seen_subcommand_from adopt' -l family -x -d 'its package manager: apt, dnf, ..., none (default: the one found in it)'
 complete -c roost -n __fish_use_subcommand -f -a layer -d 'look into layers: list, show, verify, check, remove'
 complete -c roost -n '__fish_seen_subcommand_from layer; and not __fish_seen_subcommand_from list show remove verify check' -f -a list -d 'list the layers'
 complete -c roost -n '__fish_seen_subcommand_from layer; and not __fish_seen_subcommand_from list show remove verify check' -f -a show -d 'say what a layer was made from, and its packages'

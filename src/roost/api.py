@@ -24,6 +24,7 @@ from roost.structs import to_json
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from roost.adopt import Adopted
     from roost.build import Builder
     from roost.definition import Loaded
     from roost.definition.model import Resolved
@@ -110,10 +111,7 @@ class Manager(Booting):
             last = self.store.remembered(self.definition.path)
         except PermissionError as e:
             raise HostError(f"{e.filename} cannot be read: {e.strerror}", hint="run it with sudo") from None
-        known = planner.Known(
-            present=facts.Present(self.store), last=last.machines, names=facts.Names(self.store),
-            refreshed={**last.refreshed, **self._refreshed},
-        )  # fmt: skip
+        known = facts.known(self.store, last.machines, {**last.refreshed, **self._refreshed})
         return planner.make(machines, known, facts.versions)
 
     # making it
@@ -156,18 +154,24 @@ class Manager(Booting):
         for cleared in self.prepare():
             self._watch.monitor(Warned(message=f"cleared what a killed process left: {cleared}"))
         errors: dict[str, Error] = {}
+        given: set[str] = set()
         plan = self.plan(patterns)
+        if any(layer.is_given and (update or layer.verb == "build") for layer in plan.layers):
+            from roost.settle import settle  # most definitions have no such bases
+
+            errors, given = settle(
+                self.store, lambda: self.plan(patterns), lambda: self._builder(jobs, keep_failed=keep_failed), update=update
+            )  # fmt: skip
+            plan = self.plan(patterns)
         if update:
-            stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-            own = {layer.digest for layer in plan.layers}
-            self._refreshed = {layer.identity: stamp for layer in plan.layers if layer.parent not in own}
+            self._refreshed = plan.anew(time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
             plan = self.plan(patterns)
         if verify:
             with self.store.pinned(_digests(plan)):
                 self._verified(plan, jobs)
         if not plan.to_build and self._updated(plan) is None:
             self._note_ready(plan)
-            return plan, errors  # the way to a run: no lock is waited for
+            return plan.after_making(given), errors  # the way to a run: no lock is waited for
         with contextlib.ExitStack() as pins:
             before: set[str] = set()
             while not before >= (digests := _digests(plan)):  # again when a name means another layer by now
@@ -175,14 +179,14 @@ class Manager(Booting):
                 before = digests
                 plan = self.plan(patterns)
             if plan.to_build:
-                errors = self._builder(jobs, keep_failed=keep_failed).build(plan)
+                errors |= self._builder(jobs, keep_failed=keep_failed).build(plan, failed=errors)
             self._remember(plan)
         stop = self._watch.stop
         if stop is not None and stop.level and not all(self.store.has(layer.digest) for layer in plan.to_build):
             raise Interrupted(
                 "interrupted while layers were made", hint="what was finished stays; the same command goes on"
             )
-        return plan, errors
+        return plan.after_making(given), errors
 
     def _note_ready(self, plan: planner.Plan) -> None:
         """Lets the command run these machines without a plan as long as nothing changes; once for each."""
@@ -195,12 +199,13 @@ class Manager(Booting):
             return
         self._noted.update(item.machine.name for item in new)
         bases = [machine.base for machine in self.definition.machines.values()]
-        names = {f"{self.store.state}/names/{base.from_layer}" for base in bases if base.from_layer}
+        names = facts.named(self.store, bases)
         remembered = self.store.machines_path(self.definition.path)  # without it, gc would remove the layers
         inputs = {*self.definition.inputs, *names, remembered, *facts.inputs({base.distribution for base in bases})}
         machines = {
             item.machine.name: ready.Ready(record=self._record(item), terms=terms_of(item.machine, self._pool()))
             for item in new
+            if facts.is_stamped(self.store, item.machine.base)  # else a look at its source takes a plan
         }
         ready.remember(self.store, self.definition.path, inputs, machines, read=self.definition.read)
 
@@ -328,7 +333,8 @@ class Manager(Booting):
             result = run_once(
                 self.store, self._record(item), terms_of(item.machine, self._pool()), run, keep=keep, **options
             )
-            if not item.machine.base.from_layer:  # the name of a committed layer may mean another one by the next run
+            base = item.machine.base
+            if not (base.from_layer or base.source):  # a name, or what is there, may be another one by the next run
                 self._ran[machine] = item
             return result
 
@@ -416,6 +422,13 @@ class Manager(Booting):
 
         self.prepare()
         return commit(self.store, session, name)
+
+    def adopt(self, directory: str, name: str = "", *, family: str = "") -> Adopted:
+        """Makes layers of a tree that was kept by hand, for ``from = "layer:NAME"``; the tree stays as it is."""
+        from roost.adopt import adopt
+
+        self.prepare()
+        return adopt(self.store, directory, name, family=family)
 
     def remove_session(self, session: str) -> None:
         """Removes a kept session. Raises StoreError, or BusyError when it is in use."""

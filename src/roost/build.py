@@ -16,7 +16,7 @@ from msgspec import Struct
 
 from roost.distro import family as family_of
 from roost.distro import recipe as recipe_of
-from roost.distro.recipe import Origin
+from roost.distro.recipe import Origin, family_of_tree
 from roost.engine import seccomp
 from roost.engine.execute import Streams, execute
 from roost.engine.spec import MOUNT_POINTS, PROVISION, Bound, Limits, Overlaid, Spec
@@ -31,7 +31,7 @@ from roost.store import new_id
 from roost.version import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from roost.definition.model import Base
     from roost.distro.recipe import Family, Inside, Provision, Recipe
@@ -74,21 +74,29 @@ class Builder:
         self._tick = tick
         self._interval = interval
 
-    def build(self, plan: Plan) -> dict[str, Error]:
-        """Makes what is missing; the errors by layer. What stands on a failed layer is not tried."""
-        wanted = plan.to_build
+    def build(
+        self, plan: Plan, *, failed: Mapping[str, Error] | None = None, sources: bool = False
+    ) -> dict[str, Error]:
+        """Makes what is missing; the errors by layer. What stands on a failed layer is not tried.
+
+        ``failed`` are layers that are known not to succeed; with ``sources`` only bases from sources are made.
+        """
+        wanted = tuple(layer for layer in plan.to_build if not sources or layer.is_given)
         digests = {layer.digest for layer in wanted}
         parents = _parents(plan)
-        bases = {p.layers[0]: p.machine.base for p in plan.machines if p.layers}
+        origins = {p.machine.name: p.machine.base for p in plan.machines}
         jobs = []
-        refused: dict[str, Error] = {}
+        refused: dict[str, Error] = dict(failed or {})
         for layer in wanted:
+            if layer.digest in refused:
+                continue
             if layer.parent in refused:
                 refused[layer.digest] = refused[layer.parent]
                 continue
             after = (layer.parent,) if layer.parent in digests else ()
             try:
-                maker = LayerMaker(self._store, layer, parents[layer.digest], bases, keep_failed=self._keep_failed)
+                base = layer.base or origins[layer.machines[0]]
+                maker = LayerMaker(self._store, layer, parents[layer.digest], base, keep_failed=self._keep_failed)
             except DefinitionError as e:  # its family makes no layers yet; those of others are made all the same
                 refused[layer.digest] = DefinitionError(f"{layer.name}: {e.brief}", details=e.details, hint=e.hint)
                 continue
@@ -122,13 +130,18 @@ class LayerMaker:
     """Makes one layer, in a process of its own."""
 
     def __init__(
-        self, store: Store, layer: LayerPlan, parents: tuple[str, ...], bases: dict[str, Base], *, keep_failed: bool
+        self, store: Store, layer: LayerPlan, parents: tuple[str, ...], base: Base, *, keep_failed: bool
     ) -> None:
         self._store = store
         self._layer = layer
         self._parents = parents
-        self._base = bases[parents[0] if parents else layer.digest]
-        self._family: Family = family_of(layer.family)
+        self._base = base
+        self._family: Family = (family_of if base.distribution else family_of_tree)(layer.family)
+        self._made_family = layer.family
+        if layer.contents is not None and self._family.NAME == "none":
+            from roost.distro import unmanaged
+
+            unmanaged.refuse(layer.contents, layer.family, base.source or f"layer:{base.from_layer}")
         self._recipe: Recipe | None = recipe_of(self._base.distribution) if self._base.distribution else None
         self._keep_failed = keep_failed
         self._output = bytearray()
@@ -157,14 +170,16 @@ class LayerMaker:
         with self._store.staged("stage") as stage:
             self._log = open(f"{stage}/log", "wb", buffering=0)  # noqa: SIM115  # closed with the process
             try:
-                if layer.base is not None:
+                if layer.base is not None and layer.base.source:
+                    self._make_from_source(stage, layer.base)
+                elif layer.base is not None:
                     self._make_base(stage)
                 else:
                     self._make_upper(stage)
             except (Error, OSError) as e:
                 raise self._failed(stage, e) from e
             record = LayerRecord(
-                digest=layer.digest, parents=self._parents, kind=layer.kind, name=layer.name, family=layer.family,
+                digest=layer.digest, parents=self._parents, kind=layer.kind, name=layer.name, family=self._made_family,
                 facts=layer.facts, created=time.time(), seconds=time.monotonic() - began, roost=__version__,
             )  # fmt: skip
             return "built" if self._store.publish(stage, record) else "reused"
@@ -182,6 +197,15 @@ class LayerMaker:
         self._monitor(LayerStep(layer=self._layer.digest, step=name, number=number, total=total))
 
     # the base
+
+    def _make_from_source(self, stage: str, base: Base) -> None:
+        from roost.bases import make
+
+        lowers = tuple(self._store.tree(digest) for digest in reversed(self._parents))
+        work = make.Work(
+            store=self._store, layer=self._layer, base=base, stage=stage, lowers=lowers, begin=self._begin, say=self._said
+        )  # fmt: skip
+        self._made_family = make.make(work)
 
     def _make_base(self, stage: str) -> None:
         assert self._recipe is not None
@@ -357,13 +381,15 @@ class LayerMaker:
         layer = self._layer
         if isinstance(error, OSError):
             error = of_os(error)
+        if isinstance(error, NetworkDown):
+            return NetworkDown(f"{layer.name}: {error.brief}", details=error.details, hint=error.hint)
         text = self._output.decode(errors="replace")
         log = f"{self._store.state}/results/{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{layer.digest[:12]}.log"
         with contextlib.suppress(OSError):
             shutil.copyfile(f"{stage}/log", log)
         step = self._step
         brief, hint = self._family.explain(text)
-        details = "\n".join(text.rstrip().splitlines()[-_TAIL:])
+        details = error.details or "\n".join(text.rstrip().splitlines()[-_TAIL:])
         if mirror := self._family.unreachable(text):
             return NetworkDown(
                 f"{layer.name}: {mirror} cannot be reached",

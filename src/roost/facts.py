@@ -12,8 +12,10 @@ from roost.distro.recipe import FAMILIES, RECIPES, VERSIONS, families_path, path
 from roost.errors import StoreError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
+    from typing import Any
 
+    from roost.definition.model import Base
     from roost.store import Store
 
 # uname(2)'s words → Debian's (dpkg's cputable)
@@ -56,7 +58,7 @@ def inputs(distributions: Iterable[str]) -> set[str]:
 def versions(distribution: str, family: str) -> list[int]:
     """The versions that are part of a layer's identity: the recipe's (of a base) and the family's."""
     own = [recipe(distribution).version] if distribution else []
-    return [*own, VERSIONS[family]] if family else own
+    return [*own, VERSIONS.get(family, 0)] if family else own
 
 
 def is_made(family: str) -> bool:
@@ -82,6 +84,49 @@ class Names(Mapping[str, tuple[str, tuple[str, ...], str]]):
 
     def __len__(self) -> int:
         return len(self._store.names())
+
+
+def known(
+    store: Store, last: Mapping[str, Sequence[tuple[str, str, dict[str, Any]]]], refreshed: Mapping[str, str]
+) -> planner.Known:
+    """What the planner may know of a store; sources of bases are looked at when a plan has one."""
+
+    def found(base: Base) -> planner.Found:
+        from roost.bases.known import Origins
+
+        return Origins(store).find(base)
+
+    def family_of(digest: str) -> str:
+        try:
+            return store.layer(digest).family
+        except StoreError:
+            return ""
+
+    return planner.Known(
+        present=Present(store), last=last, names=Names(store), refreshed=refreshed, found=found, family_of=family_of
+    )  # fmt: skip
+
+
+def named(store: Store, bases: Iterable[Base]) -> set[str]:
+    """The files that say what committed layers and sources of bases mean now."""
+    names = set()
+    for base in bases:
+        if base.from_layer:
+            names.add(f"{store.state}/names/{base.from_layer}")
+        elif base.source:
+            names |= set(_inputs(store, base) or ())
+    return names
+
+
+def is_stamped(store: Store, base: Base) -> bool:
+    """Whether those files' stamps say all of a base; not so of a directory."""
+    return not base.source or _inputs(store, base) is not None
+
+
+def _inputs(store: Store, base: Base) -> tuple[str, ...] | None:
+    from roost.bases.known import Origins
+
+    return Origins(store).inputs(base)
 
 
 class Present:

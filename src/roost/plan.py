@@ -24,6 +24,18 @@ if TYPE_CHECKING:
 FORMAT = "layer/1"
 
 
+class Found(Struct, frozen=True, kw_only=True):
+    """What a source of a base was found to be: a digest for each layer that it is made of, the lowest first.
+
+    ``word`` says of what: "archive", "image-layer", "directory", "mkosi". Without ``layers`` it is not known yet, and
+    ``why`` says why.
+    """
+
+    word: str
+    layers: tuple[str, ...] = ()
+    why: str = ""
+
+
 class LayerPlan(Struct, frozen=True, kw_only=True):
     """One layer of a plan.
 
@@ -47,6 +59,11 @@ class LayerPlan(Struct, frozen=True, kw_only=True):
     identity: str = ""
     stamp: str = ""
 
+    @property
+    def is_given(self) -> bool:
+        """Whether it is (part of) a base that no recipe makes: its content is its identity."""
+        return self.base is not None and self.base.source != ""
+
 
 class MachinePlan(Struct, frozen=True, kw_only=True):
     """A machine and its layers' digests, the base first."""
@@ -66,19 +83,33 @@ class Plan(Struct, frozen=True, kw_only=True):
         """Those that are not there yet."""
         return tuple(layer for layer in self.layers if layer.verb == "build")
 
+    def anew(self, stamp: str) -> dict[str, str]:
+        """The identities of the layers to be made anew so that all that follow are. What is given is what it is."""
+        made = [layer for layer in self.layers if not layer.is_given]
+        own = {layer.digest for layer in made}
+        return {layer.identity: stamp for layer in made if layer.parent not in own}
+
+    def after_making(self, digests: set[str]) -> Plan:
+        """The plan as it was before these of its layers were made."""
+        layers = (msgspec.structs.replace(one, verb="build") if one.digest in digests else one for one in self.layers)
+        return msgspec.structs.replace(self, layers=tuple(layers)) if digests else self
+
 
 class Known(Struct, frozen=True, kw_only=True):
     """What the planner may know of the store.
 
     ``present``: digests of whole layers. ``last``: machine → the layers it had when it was last built, as (role, digest,
     facts). ``names``: committed layers by name, as (digest, parents from the base up, family).
-    ``refreshed``: identities of layers that were made anew, and when.
+    ``refreshed``: identities of layers that were made anew, and when. ``found`` looks at a base's source, ``family_of`` is
+    the family of a layer that is there, or empty.
     """
 
     present: Container[str]
     last: Mapping[str, Sequence[tuple[str, str, dict[str, Any]]]]
     names: Mapping[str, tuple[str, tuple[str, ...], str]]
     refreshed: Mapping[str, str] = {}
+    found: Callable[[Base], Found] = lambda base: Found(word="source", why=f"{base.source} was not looked at")
+    family_of: Callable[[str], str] = lambda _digest: ""
 
 
 def digest(*parts: object) -> str:
@@ -119,6 +150,11 @@ def _chain(machine: Resolved, known: Known, versions: Callable[[str, str], list[
             )
         parent, _, family = known.names[machine.base.from_layer]
         machine = with_family(machine, family)
+    elif machine.base.source:
+        chain = _of_source(machine, known, last)
+        parent = chain[-1].digest
+        family = machine.family or known.family_of(parent)
+        machine = with_family(machine, family)
     else:
         base = machine.base
         facts = _base_facts(base)
@@ -133,6 +169,27 @@ def _chain(machine: Resolved, known: Known, versions: Callable[[str, str], list[
         name = f"{kind} {contents.name or machine.name}"
         chain.append(_layer(own, parent, kind, name, family, facts, known, last, contents=contents))
         parent = chain[-1].digest
+    return chain
+
+
+def _of_source(machine: Resolved, known: Known, last: Mapping[str, tuple[str, dict[str, Any]]]) -> list[LayerPlan]:
+    """The layers of a base that no recipe makes: what they hold is their identity, not where it came from."""
+    base = machine.base
+    found = known.found(base)
+    if not found.layers:
+        facts = {"source": base.source, "architecture": base.architecture}
+        own = digest(FORMAT, "source", facts)
+        layer = _layer(own, "", "base", f"base {base.source}", "", facts, known, last, base=base)
+        return [msgspec.structs.replace(layer, verb="build", reason=found.why)]
+    chain: list[LayerPlan] = []
+    parent = ""
+    for number, content in enumerate(found.layers):
+        facts = {found.word: content} | ({"keyring-digest": base.keyring_digest} if base.keyring_digest else {})
+        kind, name = ("image", f"layer {number + 1} of {base.source}") if number else ("base", f"base {base.source}")
+        own = digest(FORMAT, "source", parent, facts)
+        family = machine.family if number + 1 == len(found.layers) else ""
+        chain.append(_layer(own, parent, kind, name, family, facts, known, last, base=base))
+        parent = own
     return chain
 
 
@@ -218,6 +275,8 @@ def _difference(key: str, old: Any, new: Any) -> list[str]:
         return [f"scripts changed: {', '.join(names)}" if names else "scripts removed or reordered"]
     if key in ("root_password", "init"):  # what is known of them says nothing
         return [f"{key.replace('_', '-')} {'changed' if old and new else 'added' if new else 'removed'}"]
+    if key in ("archive", "image-layer", "directory", "mkosi"):  # digests
+        old, new = old and old[:12], new and new[:12]
     return [f"{key.replace('_', '-')} changed: {old or 'default'} to {new or 'default'}"]
 
 

@@ -56,6 +56,13 @@ def problems(trees: Sequence[str]) -> tuple[Problem, ...]:
         return (*_to_run(stack), *_to_boot(stack))
 
 
+def beginning(trees: Sequence[str], path: str) -> bytes | None:
+    """The first 64 KiB of what a process would find at a path, links followed inside; None when that is no regular file."""
+    with _opened(trees) as stack:
+        entry = stack.find(path)
+    return entry.head if entry is not None and stat.S_ISREG(entry.mode) else None
+
+
 @contextlib.contextmanager
 def _opened(trees: Sequence[str]) -> Iterator[_Stack]:
     with contextlib.ExitStack() as held:

@@ -59,7 +59,9 @@ def list_(options: argparse.Namespace) -> int:
         machine = item.machine
         base = machine.base
         system = (
-            f"layer {base.from_layer}" if base.from_layer else f"{base.distribution} {base.release} {base.architecture}"
+            f"layer {base.from_layer}"
+            if base.from_layer
+            else base.source or f"{base.distribution} {base.release} {base.architecture}"
         )
         boots = "" if machine.boot is None else "boots with the host" if machine.boot.enable else "boots"
         notes = [

@@ -92,7 +92,7 @@ def parser(words: Sequence[str] = ()) -> argparse.ArgumentParser:
     groups = {
         _definition_verbs: {"init", "schema", "list", "plan", "doctor", "build"},
         _run_verbs: {"run", "shell"},
-        _store_verbs: {"session", "layer", "gc"},
+        _store_verbs: {"session", "layer", "gc", "adopt"},
         _machine_verbs: {*MACHINE_VERBS},
     }
     named = [add for add, names in groups.items() if names.intersection(words)]
@@ -327,6 +327,20 @@ def _store_verbs(verbs: Any) -> None:
                 help="the user of the shell (default: as the session was run)",
             )
         add_common(verb)
+    adopt = add_verb(
+        verbs, "adopt", "stored:adopt", "make layers of a tree kept by hand (base, env, work); it stays as it is"
+    )
+    adopt.add_argument("directory", metavar="DIR", help="the directory with `base` and `env` in it, or a tree")
+    adopt.add_argument(
+        "name", metavar="NAME", nargs="?", default="", help="what to call the layer (default: as the directory)"
+    )
+    adopt.add_argument(
+        "--family",
+        default="",
+        metavar="FAMILY",
+        help="its package manager: apt, dnf, ..., none (default: the one found in it)",
+    )
+    add_common(adopt)
     _layer_verbs(verbs)
     gc = add_verb(verbs, "gc", "stored:gc", "remove what nothing uses: layers, and the logs of old runs")
     gc.add_argument("--dry-run", action="store_true", help="only say what would be removed")

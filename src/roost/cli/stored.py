@@ -136,6 +136,21 @@ def session_commit(options: argparse.Namespace) -> int:
     return 0
 
 
+def adopt(options: argparse.Namespace) -> int:
+    """``roost adopt``."""
+    found = _manager(options).adopt(options.directory, options.name, family=options.family)
+    if options.json:
+        layers = [
+            {"digest": one.digest, "name": one.name, "size": one.size, "files": one.files} for one in found.layers
+        ]
+        print_json({"name": found.name, "family": found.family, "layers": layers})
+        return 0
+    for layer in found.layers:
+        say(f"{layer.name} is {layer.digest[:12]}, {size(layer.size)}")
+    say(f'family {found.family}: use it with `from = "layer:{found.name}"`')
+    return 0
+
+
 def session_remove(options: argparse.Namespace) -> int:
     """``roost session remove``."""
     manager = _manager(options)

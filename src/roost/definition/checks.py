@@ -201,14 +201,6 @@ def mirror(url: str) -> str:
     return ""
 
 
-def layer(text: str) -> str:
-    """``from``: the name of a committed layer."""
-    kind, _, name = text.partition(":")
-    if kind == "layer" and not profile_name(name):
-        return ""
-    return f'not a layer {text!r}: write "layer:NAME", with the name of a committed layer'
-
-
 def limit(name: str, written: str | float) -> tuple[int | float, str]:
     """One of LIMITS as a number (bytes, seconds, processors, tasks; 0 when it is none), and what is wrong with it.
 

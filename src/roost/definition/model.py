@@ -156,6 +156,9 @@ class Machine(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, ren
     release: str | None = None
     architecture: str | None = None
     from_: str | None = field(default=None, name="from")
+    sha256: str | None = None
+    signature: str | None = None
+    family: str | None = None
     profiles: list[str] | None = None
     options: dict[str, dict[str, Any]] | None = None
     packages: Packages | None = None
@@ -293,6 +296,8 @@ class Base(Struct, frozen=True, kw_only=True):
     ``mirror`` and ``keyring`` are empty when the definition does not say: then the host's own apt configuration or
     the recipe decides at build time, and they are no part of the layer's identity. ``keyring`` is a path and
     ``keyring_digest`` the SHA-256 of its content. ``from_layer`` names a committed layer instead of all the rest.
+    ``source`` is what else a base is made from ("tar:/FILE", see ``roost.definition.origins``), ``sha256`` what a tar must
+    have, ``signature`` the address or path of the one that ``keyring`` is for.
     """
 
     distribution: str = ""
@@ -307,13 +312,17 @@ class Base(Struct, frozen=True, kw_only=True):
     check_valid_until: bool | None = None
     source_packages: bool = False
     from_layer: str = ""
+    source: str = ""
+    sha256: str = ""
+    signature: str = ""
 
 
 class Resolved(Struct, frozen=True, kw_only=True):
     """One machine, ready to be planned. ``layers`` are its profiles in order, then its own (when it adds anything).
 
-    ``family`` is empty for a machine made from a layer: ``with_family`` fills it. ``binds`` have absolute sources and
-    targets. ``memory``, ``disk`` and ``output`` are bytes, ``time`` is seconds. ``capabilities`` are those beyond the
+    ``family`` is empty for a machine made from a layer, or from a source whose family it does not say: ``with_family``
+    fills it. ``binds`` have absolute sources and targets. ``memory``, ``disk`` and ``output`` are bytes, ``time`` is
+    seconds. ``capabilities`` are those beyond the
     default ones. ``boot`` None: the definition does not say that it boots. ``network`` is the mode of runs,
     ``boot_network`` that of the booted machine. ``no_new_privileges`` None: nobody says, and the layer that it stands on
     may have a user with sudo.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
-from roost.definition import checks
+from roost.definition import checks, origins
 from roost.definition.model import Bind, File, FileContent, Machine, Profile, RepositoryKeys, Script, User
 
 if TYPE_CHECKING:
@@ -94,7 +94,14 @@ def _base(place: Place, written: Machine) -> None:
     if written.mirror is not None:
         place.at("mirror").wrong(checks.mirror(written.mirror))
     if written.from_ is not None:
-        place.at("from").wrong(checks.layer(written.from_))
+        place.at("from").wrong(origins.origin(written.from_))
+    for key, value, check in (
+        ("sha256", written.sha256, origins.digest),
+        ("signature", written.signature, origins.signature),
+        ("family", written.family, origins.family),
+    ):
+        if value is not None:
+            place.at(key).wrong(check(value))
     _each(place.at("capabilities"), written.capabilities or [], checks.capability)
     if written.components is not None:
         if not written.components:

@@ -20,11 +20,12 @@ The rules, in the order in which they apply:
 
 from __future__ import annotations
 
+import os.path
 from typing import TYPE_CHECKING
 
 from msgspec import Struct, structs
 
-from roost.definition import checks
+from roost.definition import checks, origins
 from roost.definition.mistakes import Place, listed
 from roost.definition.model import Base, BootTerms, Contents, Machine, NetworkTerms, RepositoryKeys, Resolved, User
 from roost.definition.parts import Part, part
@@ -142,7 +143,7 @@ def resolve(
 
 
 def with_family(machine: Resolved, family: str) -> Resolved:
-    """A machine made from a layer, once the family of that layer is known: its packages are chosen now."""
+    """A machine made from a layer or another source, once the family of that is known: its packages are chosen now."""
     if machine.family:
         return machine
     chosen = (
@@ -374,7 +375,7 @@ def _users_once(machine: _Layered, layers: list[Contents]) -> list[Contents]:
 def _base(machine: _Layered, world: _World) -> tuple[Base, str]:
     source = machine.text("from_")
     if machine.own.from_ is not None or (source and machine.own.distribution is None):
-        return _from_layer(machine, source), ""
+        return _from_source(machine, source, world)
     name = machine.text("distribution")
     if not name:
         if not machine.told("distribution") and not machine.told("from_"):
@@ -406,12 +407,48 @@ def _base(machine: _Layered, world: _World) -> tuple[Base, str]:
     ), facts.family
 
 
-def _from_layer(machine: _Layered, source: str) -> Base:
+def _from_source(machine: _Layered, source: str, world: _World) -> tuple[Base, str]:
+    kind, _, rest = source.partition(":")
+    allowed = {"tar": ("sha256", "signature", "keyring", "family"), "layer": ()}.get(kind, ("family",))
+    for key in ("sha256", "signature", "family"):
+        if key not in allowed and (getattr(machine.own, key) or (machine.own.from_ is None and machine.text(key))):
+            what = "of a layer, which knows its own" if kind == "layer" else f"of '{kind}:'"
+            machine.where(key).wrong(f"there is no {key} {what}: leave it out")
+    if kind == "layer":
+        return _from_layer(machine, source, ()), ""
+    base = _from_layer(machine, source, ("keyring",) if kind == "tar" else ())
+    below = machine.below.keyring if machine.own.from_ is None else None
+    keyring = (machine.part.keyring or below if kind == "tar" else None) or ("", "")
+    if kind not in origins.KINDS or origins.origin(source):  # told already
+        return Base(), ""
+    directory = machine.place.document.directory
+    sha256, signature = machine.text("sha256"), machine.text("signature")
+    if kind == "tar" and origins.is_url(rest) and not sha256 and not keyring[0]:
+        machine.where("from_").wrong(
+            "what is downloaded is checked: write its sha256, or a keyring with the keys that sign it"
+        )
+    if signature and not keyring[0]:
+        machine.where("signature").wrong("a signature needs a keyring: the file with the keys that sign it")
+    if keyring[0] and not signature:
+        signature = f"{rest}.asc"
+    return structs.replace(
+        base, from_layer="", source=origins.absolute(source, directory), architecture=world.architecture if kind == "oci" else "",
+        sha256=sha256, keyring=keyring[0], keyring_digest=keyring[1],
+        signature=signature if origins.is_url(signature) or not signature else os.path.join(directory, signature),
+    ), machine.text("family")  # fmt: skip
+
+
+def _from_layer(machine: _Layered, source: str, but: Sequence[str]) -> Base:
     below = machine.defaults if machine.own.from_ is None else Machine()
-    also = [key for key in BASE_KEYS if getattr(machine.own, key) is not None or getattr(below, key) is not None]
+    also = [
+        key
+        for key in BASE_KEYS
+        if key not in but and (getattr(machine.own, key) is not None or getattr(below, key) is not None)
+    ]
     if also:
         names = ", ".join(map(_written, also))
-        machine.where(also[0]).wrong(f"a machine made from a layer has its base already: leave out {names}")
+        what = f"made from '{source.partition(':')[0]}:'" if but or source[:6] != "layer:" else "made from a layer"
+        machine.where(also[0]).wrong(f"a machine {what} has its base already: leave out {names}")
     return Base(from_layer=source.removeprefix("layer:"))
 
 

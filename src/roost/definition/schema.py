@@ -32,7 +32,12 @@ DESCRIPTIONS = {
         "distribution": "The distribution, by the name of its recipe (debian, ubuntu, fedora, centos, almalinux, rockylinux, gentoo, ...).",
         "release": "The release, by its code name.",
         "architecture": "Debian's name of the architecture (amd64, arm64, i386, ...); the host's when not written.",
-        "from": 'A committed layer, "layer:NAME", instead of a distribution.',
+        "from": "What the base is made from instead of a distribution: layer:NAME, tar:FILE, tar:URL, oci:IMAGE, dir:DIRECTORY, "
+        "mkosi:DIRECTORY; paths are relative to the definition.",
+        "sha256": "The digest that the file of 'tar:' must have.",
+        "signature": "The OpenPGP signature of the file of 'tar:', a file or an address; the same name with .asc when not written.",
+        "family": "The package manager of a base from 'tar:', 'oci:', 'dir:' or 'mkosi:' (apt, dnf, ..., none); found out when not "
+        "written.",
         "profiles": "The profiles that this machine is made of, each a layer, lowest first.",
         "options": "Options of its profiles' recipes, by profile, in front of the profile's own.",
         "packages": _PACKAGES,

@@ -252,7 +252,7 @@ def provision(base: Base, recipe: Recipe | None, *, host: HostApt, repositories:
     env = {**_ENVIRONMENT, "APT_CONFIG": f"{PROVISION}/apt.conf"}
     uris += [line.uri for line in sources.lines]
     local = (os.path.normpath(unquote(urlsplit(uri).path)) for uri in uris if uri.startswith(("file:", "copy:")))
-    key = sources.cache_key if recipe else apt_sources.digest("apt", "committed", base.from_layer)
+    key = sources.cache_key if recipe else apt_sources.digest("apt", "committed", base.from_layer or base.source)
     if repositories:
         key = apt_sources.digest(key, sorted([origin.url, origin.keys] for origin in repositories))
     return Provision(files=files, env=env, cache=ARCHIVES, cache_key=key, binds=tuple(dict.fromkeys(local)))

@@ -233,11 +233,24 @@ def path_of(name: str) -> str:
     return os.path.join(os.path.dirname(__file__), "recipes", f"{name}.toml")
 
 
+def unmanaged() -> Family:
+    """The family of trees whose package manager nobody drives, and who needs none; it refuses what only one can do."""
+    module: Family = import_module("roost.distro.unmanaged")
+    return module
+
+
+def family_of_tree(name: str) -> Family:
+    """The family of a tree that no recipe made; when Roost does not drive its package manager, ``unmanaged``."""
+    return family(name) if name in FAMILIES else unmanaged()
+
+
 def family(name: str) -> Family:
     """The module of a family, imported now and not before.
 
     Raises DefinitionError when there is none of that name, or none that makes layers.
     """
+    if name == "none":
+        return unmanaged()
     if name in VERSIONS and name not in FAMILIES:
         planned = ", ".join(one for one in RECIPES if recipe(one).family == name)
         works = ", ".join(one for one in RECIPES if recipe(one).family in FAMILIES)

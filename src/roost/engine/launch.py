@@ -143,7 +143,7 @@ def _make_mount_points(spec: Spec) -> None:
     try:
         with acting_as(spec.base):
             _make_top(root)
-            if spec.network != "none" and not _is_there(root, "etc/resolv.conf"):
+            if spec.network != "none" and _lacks_resolv_conf(root):
                 wanted.append(("/etc/resolv.conf", False))
             for target, directory in wanted:
                 if not f"{target}/".startswith(elsewhere):
@@ -175,6 +175,21 @@ def _make_top(root: int) -> None:
     for name in ("bin", "lib", "sbin"):
         if not _is_there(root, name) and _is_there(root, f"usr/{name}"):
             os.symlink(f"usr/{name}", name, dir_fd=root)
+
+
+def _lacks_resolv_conf(root: int) -> bool:
+    """Also where it is a link into /run, as images for systemd-resolved have it: a session's /run is empty."""
+    path = "etc/resolv.conf"
+    if not _is_there(root, path):
+        return True
+    try:
+        target = os.readlink(path, dir_fd=root)
+    except OSError:  # it is a file
+        return False
+    if not os.path.normpath(os.path.join("/etc", target)).startswith("/run/"):
+        return False
+    os.unlink(path, dir_fd=root)
+    return True
 
 
 def _is_there(root: int, name: str) -> bool:

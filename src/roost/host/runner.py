@@ -21,7 +21,7 @@ from roost.structs import Struct
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import subprocess
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from typing import Any, NoReturn
 
 BLOCK = 65536
@@ -190,6 +190,71 @@ def _end(child: subprocess.Popen[bytes]) -> None:
         child.wait()
     if child.stdout is not None:
         child.stdout.close()
+
+
+class Filtered:
+    """What a program makes of its input: a stream to read. Its end is one only when the program has ended well."""
+
+    def __init__(self, argv: Sequence[str], blocks: Iterable[bytes]) -> None:
+        import subprocess
+        import threading
+
+        self._argv = argv
+        self._error: Exception | None = None
+        self._said = os.memfd_create("roost-said", os.MFD_CLOEXEC)
+        try:
+            self._child = subprocess.Popen(
+                argv, env=child_env({}), start_new_session=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                stderr=self._said,
+            )  # fmt: skip
+        except FileNotFoundError:
+            os.close(self._said)
+            raise HostError(f"{argv[0]} is not installed", hint=f"apt install {argv[0]}") from None
+        self._feeder = threading.Thread(target=self._feed, args=(blocks,), daemon=True)
+        self._feeder.start()
+
+    def _feed(self, blocks: Iterable[bytes]) -> None:
+        assert self._child.stdin is not None
+        with contextlib.suppress(BrokenPipeError), self._child.stdin as stream:
+            try:
+                for block in blocks:
+                    stream.write(block)
+            except BrokenPipeError:
+                raise
+            except Exception as e:  # it is raised again where the output is read
+                self._error = e
+
+    def read(self, size: int = -1, /) -> bytes:
+        """At most ``size`` bytes; none at the end. Raises CommandError when the program has failed."""
+        assert self._child.stdout is not None
+        if data := self._child.stdout.read(size):
+            return data
+        self._feeder.join()
+        if self._error is not None:
+            raise self._error
+        if status := self._child.wait():
+            said = os.pread(self._said, 4000, 0).decode(errors="replace").strip()
+            raise CommandError(f"{self._argv[0]}: {ending(status)}", details=said)
+        return b""
+
+    def close(self) -> None:
+        """Ends the program, if it has not."""
+        self._child.kill()
+        self._child.wait()
+        self._feeder.join()
+        assert self._child.stdout is not None
+        self._child.stdout.close()
+        os.close(self._said)
+
+
+@contextlib.contextmanager
+def filtered(argv: Sequence[str], blocks: Iterable[bytes]) -> Iterator[Filtered]:
+    """A program that reads ``blocks``, and what it makes of them; it ends with the block. Raises HostError without it."""
+    stream = Filtered(argv, blocks)
+    try:
+        yield stream
+    finally:
+        stream.close()
 
 
 def spawn(argv: Sequence[str], *, fds: Sequence[int] = (), output: int) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import socket
 
 from roost.errors import HostError
@@ -63,3 +64,33 @@ def overlapping(block: Block, own: set[str]) -> str:
         if route.block.length >= pools.WIDEST[block.bits] and device not in own and route.block.overlaps(block):
             return f"{route.block} dev {device}"
     return ""
+
+
+def refuse(new: Attached, others: list[Attached]) -> None:
+    """Raises HostError when another has its name, its addresses or its ports."""
+    link = new.link
+    known = netlink.interfaces()
+    there = known.get(link.interface)
+    if there is not None and there.alias != f"roost:{link.machine}":
+        raise HostError(
+            f"the host has an interface {link.interface} already, which is not of {link.machine}",
+            hint=f"see `ip link show {link.interface}`; rename it, or the machine",
+        )
+    own = {name for one in (new, *others) for name in (one.link.interface, one.link.device)}
+    refuse_strangers(known.values(), own)
+    for one in others:
+        if link.bridge and one.link.bridge == link.bridge and one.owner != new.owner:
+            raise HostError(
+                f"the bridge {link.bridge} is one of {one.link.machine}, which is of another state directory",
+                details=os.path.dirname(one.owner),
+                hint="give the bridge another name",
+            )
+    for port in new.ports:
+        refuse_port(terms.published(port), link, others)
+    if there is None:
+        for block in blocks_of(link):
+            if where := overlapping(block, {link.device}):
+                raise HostError(
+                    f"the address of {link.machine} is one that the host has a route to: {block} is in {where}",
+                    hint=f"`roost network repair {link.machine}` gives it another; or remove the route: `ip route del {where}`",
+                )

@@ -24,7 +24,6 @@ from roost.network import (
     netlink,
     pools,
     sysctls,
-    terms,
     wanted,
     writing,
 )
@@ -158,7 +157,7 @@ class Network:
         with self._lock():
             every = self.records()
             others = self._clear([one for one in every if one.link.interface != link.interface])
-            self._refuse_clashes(new, others)
+            clashes.refuse(new, others)
             same = not any(one.elements != new.elements for one in every if one.link.interface == link.interface)
             working = link.interface in netlink.interfaces()
             try:
@@ -402,35 +401,6 @@ class Network:
                 if one.link.interface == link.interface or shared:
                     return True
         return False
-
-    def _refuse_clashes(self, new: Attached, others: list[Attached]) -> None:
-        """Raises HostError when another has its name, its addresses or its ports."""
-        link = new.link
-        known = netlink.interfaces()
-        there = known.get(link.interface)
-        if there is not None and there.alias != f"roost:{link.machine}":
-            raise HostError(
-                f"the host has an interface {link.interface} already, which is not of {link.machine}",
-                hint=f"see `ip link show {link.interface}`; rename it, or the machine",
-            )
-        own = {name for one in (new, *others) for name in (one.link.interface, one.link.device)}
-        clashes.refuse_strangers(known.values(), own)
-        for one in others:
-            if link.bridge and one.link.bridge == link.bridge and one.owner != new.owner:
-                raise HostError(
-                    f"the bridge {link.bridge} is one of {one.link.machine}, which is of another state directory",
-                    details=os.path.dirname(one.owner),
-                    hint="give the bridge another name",
-                )
-        for port in new.ports:
-            clashes.refuse_port(terms.published(port), link, others)
-        if there is None:
-            for block in clashes.blocks_of(link):
-                if where := clashes.overlapping(block, {link.device}):
-                    raise HostError(
-                        f"the address of {link.machine} is one that the host has a route to: {block} is in {where}",
-                        hint=f"`roost network repair {link.machine}` gives it another; or remove the route: `ip route del {where}`",
-                    )
 
     def _set_up(self, new: Attached, others: list[Attached], netns_fd: int, *, same: bool) -> None:
         link = new.link

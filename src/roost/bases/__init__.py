@@ -1,0 +1,1 @@
+"""Bases that no recipe makes: archives, images, directories, what mkosi makes; and trees that are adopted."""
