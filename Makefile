@@ -48,8 +48,6 @@ fuzz: setup  ## look for input that breaks something, coverage-guided, for SECON
 
 bench: setup  ## print how fast Roost is, as ratios against the bare tools
 	@$(VENV)/bin/python -m tools.bench
-	@$(VENV)/bin/python -m tools.bench_boot
-	@$(VENV)/bin/python -m tools.bench_lab
 
 bench-peers: setup  ## install what Debian has of Roost's peers, and compare; WRITE=1 writes docs/peers.md
 	@tools/install-debian-packages $(PEERS)
