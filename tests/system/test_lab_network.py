@@ -91,10 +91,7 @@ WantedBy=multi-user.target
 
 
 class Stack(NamedTuple):
-    """What manages a host's network: its files, its units, and what its administrators do while machines run.
-
-    ``clearing`` is what takes Roost's rules away, and everybody's.
-    """
+    """What manages a host's network: its files, its units, and what its administrators do while machines run."""
 
     files: dict[str, str]
     units: str
