@@ -212,6 +212,20 @@ def test_one_that_runs_is_known_without_its_drop_in_which_up_writes_again(host: 
     host.roost("down", "guest", "--remove")
 
 
+@EVERY_HOST
+def test_a_start_that_fails_says_why_and_not_only_what_the_console_said_since(host: LabHost) -> None:
+    host.define("[machines.guest]\nboot = { }\n")
+    host.ok("mv /usr/sbin/nft /usr/sbin/nft.away")
+    try:
+        done = host.roost("up", "guest", status=1)
+    finally:
+        host.ok("mv /usr/sbin/nft.away /usr/sbin/nft")
+    assert "nft is not installed" in done.said
+    assert done.said.index("nft is not installed") < done.said.index("Failed to start")
+    assert up(host)["state"] == "running"
+    host.roost("down", "guest", "--remove")
+
+
 def test_one_that_never_gets_ready_is_told_with_its_last_words(host: LabHost) -> None:
     host.define(guest("ready = 'echo not yet >&2; false', timeout = '2s'"))
     done = host.roost("up", "guest", status=1)

@@ -24,7 +24,8 @@ def main(argv: list[str]) -> int:
     try:
         act(what, state, name, *map(int, more))
     except Error as e:
-        print("\n".join(filter(None, (e.brief, e.details, e.hint and f"hint: {e.hint}"))), file=sys.stderr)
+        said = "\n".join(filter(None, (e.brief, e.details, e.hint and f"hint: {e.hint}")))
+        print("".join(f"<3>{line}\n" for line in said.splitlines()), end="", file=sys.stderr)  # sd-daemon(3): SD_ERR
         return 1
     return 0
 

@@ -113,9 +113,24 @@ class Units:
         if done.status != 0:
             raise HostError(
                 f"{record.name} did not start: {unit} failed",
-                details=self.console(record.name),
+                details="\n".join(filter(None, (self._errors(unit), self.console(record.name)))),
                 hint=f"`systemctl status {unit}` and `journalctl -u {unit}` say more",
             )
+
+    def _errors(self, unit: str) -> str:
+        """What Roost's own programs said was wrong in the last start: after it the machine has said more on its console."""
+        last = systemctl("show", "--property=InvocationID", "--value", unit, check=False).output.decode().strip()
+        argv = (
+            "journalctl",
+            "--no-pager",
+            "--quiet",
+            "--output=cat",
+            "--priority=err",
+            f"_SYSTEMD_INVOCATION_ID={last}",
+        )
+        return (
+            runner.run(runner.Command(argv=argv, timeout=20)).output.decode(errors="replace").rstrip() if last else ""
+        )
 
     def settle(self, name: str) -> None:
         """Waits for a start that is under way; one that is about to follow an end or a crash is brought forward."""
