@@ -339,6 +339,8 @@ class LayerMaker:
             Step(name=script.name, inside=_inside_of(("sh", "-c", _RUN_SCRIPT), script.content))
             for script in contents.scripts
         ]
+        if contents.scripts and (listing := family.list_packages()):
+            steps.append(Step(name="list packages", inside=listing))
         if contents.services:  # after the scripts, which may have brought their units
             steps.append(Step(name="enable services", inside=family.enable(contents.services)))
         if contents.init:

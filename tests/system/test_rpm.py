@@ -87,6 +87,16 @@ def test_its_packages_have_versions(fedora: Rig) -> None:
     assert (found["greeting"], found["hello"]) == ("2-1", "1-1"), "the update is taken"
 
 
+def test_what_a_script_installs_is_listed(fedora: Rig, mirror: Mirror, tmp_path: Path) -> None:
+    """By the settings that the tree itself has."""
+    rig = Rig(fedora.state, tmp_path, mirror.definition("fedora", "32", 'scripts = ["dnf -y install tzdata"]'))
+    done = rig("build")
+    assert done.status == 0, done
+    top = rig.json("plan")["layers"][-1]["digest"][:16]
+    assert rig.json("layer", "show", top)["packages"]["tzdata"] == "1-1"
+    assert rig.run("find /var/cache/dnf /var/log -type f", machine="m").text == ""
+
+
 def test_centos_8_with_all_that_a_definition_may_say(fedora: Rig, mirror: Mirror, tmp_path: Path) -> None:
     """The host's own repositories, settings and plugins are not asked, whatever they say."""
     more = """

@@ -305,6 +305,10 @@ def add_user(user: User) -> Inside:
     return apt_inside.add_user(user, NOBODY_GROUP)
 
 
+def list_packages() -> None:
+    """dpkg keeps its list itself."""
+
+
 def packages(status: bytes) -> dict[str, str]:
     """Name → version of the installed packages, from the content of ``STATUS_PATH``.
 

@@ -31,6 +31,8 @@ NOBODY_GROUP = "nobody"
 STATUS_PATH = LIST
 
 _ENVIRONMENT = {"LC_ALL": "C.UTF-8"}
+_RPM_NAMES = {"armhfp": "armv7hl"}
+"""What packages are called whose repository is called otherwise."""
 _CERTIFICATES = "certificates.pem"
 
 # $1 the tree, $2 the private directory, $3 and $4 what to say when it fails, then dnf's words.
@@ -46,6 +48,7 @@ for one in dnf dnf5; do
     if [ -z "$tool" ] && command -v "$one" >/dev/null; then tool=$one; fi
 done
 [ -n "$tool" ] || fail "roost: there is no dnf on this host"
+command -v rpmdb >/dev/null || fail "roost: there is no rpm on this host"
 mkdir -p "$tree/proc" "$tree/dev"
 mount -t proc -o nosuid,nodev,noexec proc "$tree/proc"
 mount -t tmpfs -o nosuid,noexec,mode=0755,size=1m none "$tree/dev"
@@ -147,7 +150,11 @@ def bootstrap(
         f"--releasever={dnf_repos.words(base, recipe, release)['version'].partition('.')[0]}",
         f"--setopt=cachedir={places['archives']}",
         f"--setopt=logdir={private}",
-        *((f"--forcearch={architecture}",) if base.architecture != host.architecture else ()),
+        *(
+            (f"--forcearch={_RPM_NAMES.get(architecture, architecture)}",)
+            if base.architecture != host.architecture
+            else ()
+        ),
         "install",
         *packages,
     )
@@ -280,6 +287,11 @@ def ready_to_boot() -> Inside:
 def add_user(user: User) -> Inside:
     """Makes an account, and sudo for it. The same account already there is left alone; another one fails the step."""
     return dnf_inside.add_user(user, NOBODY_GROUP)
+
+
+def list_packages() -> Inside:
+    """Writes the list anew: rpm's own database has another form in every generation."""
+    return dnf_inside.list_packages()
 
 
 def packages(status: bytes) -> dict[str, str]:

@@ -178,6 +178,11 @@ for unit; do systemctl enable "$unit"; done
 )
 
 
+def list_packages() -> Inside:
+    """Writes the list of packages anew."""
+    return Inside(argv=("/bin/sh", "-c", f"set -eu\numask 022\n{TIDY}tidy\n", "list"))
+
+
 def finish(
     repos: str, hosts: str, keys: bytes, *, places: tuple[str, str] = (REPOS, CACHE), trust: bool = False
 ) -> Inside:

@@ -45,8 +45,8 @@ _KNOWN: tuple[tuple[str, str, str], ...] = (
         "free some space, 'roost gc' takes away what nothing uses, or choose another --state directory",
     ),
     (
-        r"roost: there is no dnf on this host",
-        "this host has no dnf",
+        r"roost: there is no (dnf|rpm) on this host",
+        "this host has no {what}",
         "apt install dnf rpm, or dnf install dnf: `roost doctor` says what else is missing",
     ),
     (

@@ -200,6 +200,9 @@ class Family(Protocol):
     def add_user(self, user: User) -> Inside:
         """Makes an account; nothing happens when it is there already as asked for."""
 
+    def list_packages(self) -> Inside | None:
+        """Writes ``STATUS_PATH`` anew, after scripts that may have installed something; None: the manager keeps it itself."""
+
     def packages(self, status: bytes) -> dict[str, str]:
         """Name → version of what is installed, from the content of ``STATUS_PATH``."""
 

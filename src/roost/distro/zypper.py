@@ -11,7 +11,7 @@ from urllib.parse import quote, urlsplit, urlunsplit
 from roost.distro import dnf, dnf_inside, dnf_repos
 from roost.distro.apt_inside import HOSTS
 from roost.distro.apt_system import FAIL
-from roost.distro.dnf import bootstrap, enable, mistakes, packages, read_host, ready_to_boot, unreachable
+from roost.distro.dnf import bootstrap, enable, list_packages, mistakes, packages, read_host, ready_to_boot, unreachable
 from roost.distro.dnf_inside import LIST, PROVISION, TIDY
 from roost.distro.recipe import Inside, Provision
 from roost.distro.zypper_output import explain
@@ -24,8 +24,9 @@ if TYPE_CHECKING:
     from roost.host.dnf import HostDnf
 
 __all__ = [
-    "NAME", "NOBODY_GROUP", "STATUS_PATH", "add_repository", "add_user", "bootstrap", "enable", "explain", "finish", "install", "mistakes",
-    "packages", "provision", "read_host", "ready_to_boot", "set_locale", "set_root_password", "set_timezone", "unreachable",
+    "NAME", "NOBODY_GROUP", "STATUS_PATH", "add_repository", "add_user", "bootstrap", "enable", "explain", "finish",
+    "install", "list_packages", "mistakes", "packages", "provision", "read_host", "ready_to_boot", "set_locale",
+    "set_root_password", "set_timezone", "unreachable",
 ]  # fmt: skip
 
 NAME = "zypper"
