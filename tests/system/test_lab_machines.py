@@ -186,6 +186,8 @@ def test_its_unit_starts_it_again_when_nspawn_is_killed(host: LabHost) -> None:
 
 
 def test_one_that_crashed_too_often_is_brought_up_again_by_hand(host: LabHost) -> None:
+    limit = f"/run/systemd/system/{UNIT}.service.d/limit.conf"
+    host.put(limit, "[Unit]\nStartLimitIntervalSec=1h\nStartLimitBurst=2\n")
     host.define(guest())
     up(host)
     pid = f"pid=$(systemctl show {UNIT} -p MainPID --value)"
@@ -194,6 +196,7 @@ def test_one_that_crashed_too_often_is_brought_up_again_by_hand(host: LabHost) -
     )
     assert status(host)["state"] == "down"
     assert (up(host)["action"], up(host)["action"]) == ("started", "unchanged")
+    host.ok(f"rm -r $(dirname {limit}); systemctl daemon-reload")
     host.roost("down", "guest", "--remove")
 
 

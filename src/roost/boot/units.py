@@ -62,7 +62,8 @@ class Units:
             raise StoreError(
                 f"{image} holds a machine that is not Roost's", hint=f"`machinectl remove {name}`, or another name"
             )
-        if not lines and (
+        known = os.path.isdir(f"{self._store.state}/booted/{name}")  # whoever took its drop-in away
+        if not (lines or known) and (
             systemctl("is-enabled", "--quiet", unit_of(name), check=False).status == 0
             or _state(unit_of(name)) == "active"
         ):
