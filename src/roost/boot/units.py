@@ -62,7 +62,7 @@ class Units:
             raise StoreError(
                 f"{image} holds a machine that is not Roost's", hint=f"`machinectl remove {name}`, or another name"
             )
-        if not lines and (
+        if not _read(_nspawn_file_of(name)) and (  # the drop-in alone goes with `systemctl revert`
             systemctl("is-enabled", "--quiet", unit_of(name), check=False).status == 0
             or _state(unit_of(name)) == "active"
         ):
