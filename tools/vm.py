@@ -1,6 +1,6 @@
 """Machines that boot on a host with its own kernel and systemd: `make vm`.
 
-    python -m tools.vm [--state DIR]
+    python -m tools.vm [--state DIR] [STEP...]
 
 Boots a VM in QEMU without hardware's help (tcg), in it Roost from this checkout, and proves what no container can: pure
 control groups v2 with limits that bite, and machines that come up with the host. A line for each thing with what was seen;
@@ -198,12 +198,13 @@ def main() -> int:
     parser.add_argument(
         "--state", default=os.environ.get("ROOST_STATE", "/var/cache/roost-dev"), help="where layers are kept"
     )
+    parser.add_argument("steps", nargs="*", metavar="STEP", help=f"these alone, of: {', '.join(STEPS)}")
     words = parser.parse_args()
     with started(words.state) as vm:
         print(f"{'VM':16} up after {time.monotonic() - vm.began:.0f} s", flush=True)
-        for name, step in STEPS.items():
+        for name in words.steps or STEPS:
             began = time.monotonic()
-            print(f"{name:16} {step(vm)} [{time.monotonic() - began:.0f} s]", flush=True)
+            print(f"{name:16} {STEPS[name](vm)} [{time.monotonic() - began:.0f} s]", flush=True)
     return 0
 
 
