@@ -91,10 +91,14 @@ def known(
 ) -> planner.Known:
     """What the planner may know of a store; sources of bases are looked at when a plan has one."""
 
+    seen: dict[Base, planner.Found] = {}
+
     def found(base: Base) -> planner.Found:
         from roost.bases.known import Origins
 
-        return Origins(store).find(base)
+        if base not in seen:  # machines share one, and a directory takes a while
+            seen[base] = Origins(store).find(base)
+        return seen[base]
 
     def family_of(digest: str) -> str:
         try:

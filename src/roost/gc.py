@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
-from roost.errors import StoreError
+from roost.errors import BusyError, StoreError
 from roost.host import files
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Removal(Struct, frozen=True, kw_only=True):
-    """Something that ``gc`` removes, or would: ``kind`` layer, definition or result; ``size`` in bytes."""
+    """Something that ``gc`` removes, or would: ``kind`` layer, definition, result or download; ``size`` in bytes."""
 
     kind: str
     name: str
@@ -57,7 +57,7 @@ def collect(store: Store, chains: Iterable[tuple[str, ...]], *, dry_run: bool) -
         if layer.digest in removed:
             name = f"{layer.digest[:12]} {layer.name}"
             found.append(Removal(kind="layer", name=name, reason="nothing uses it", size=layer.size))
-    return found + _old_results(store, dry_run=dry_run)
+    return found + _downloads(store, dry_run=dry_run) + _old_results(store, dry_run=dry_run)
 
 
 def _used(
@@ -91,6 +91,23 @@ def booted_chains(store: Store) -> Iterator[tuple[str, ...]]:
         if record is not None:
             yield record.layers
             yield record.previous
+
+
+def _downloads(store: Store, *, dry_run: bool) -> list[Removal]:
+    """What was fetched for bases that were then not made, and that nobody is fetching now."""
+    found = []
+    for place, lock in (("downloads", "download"), ("images", "image")):
+        for name in files.names_in(f"{store.cache}/{place}"):
+            path = f"{store.cache}/{place}/{name}"
+            with contextlib.suppress(BusyError, FileNotFoundError):
+                with files.locked(f"{store.run}/locks/{lock}-{name}", seconds=0, spares=store.spares):
+                    size = files.usage(path).size
+                    if not dry_run:
+                        files.remove_tree(path)
+                found.append(
+                    Removal(kind="download", name=f"{place}/{name}", reason="its layer was not made", size=size)
+                )
+    return found
 
 
 def _old_results(store: Store, *, dry_run: bool) -> list[Removal]:

@@ -17,7 +17,7 @@ import jsonschema
 import msgspec
 
 import roost
-from fuzz import checks, networks, shown
+from fuzz import checks, given, networks, shown
 from roost import facts, ready
 from roost.artifacts import expand
 from roost.cli import main
@@ -338,6 +338,8 @@ TARGETS: dict[str, Callable[[bytes, Path], None]] = {
         host_apt,
         apt_said,
         denials,
+        given.archive,
+        given.image,
         networks.networks,
         shown.output,
         shown.monitor,

@@ -72,6 +72,7 @@ _STATE = {
     "spare",
     "booted",
     "network",
+    "origins",
 }
 
 
@@ -268,6 +269,7 @@ class Build(Scene):
 
     name = "build"
     words: tuple[str, ...] = ("build", "top", "higher")
+    count = 3
 
     def __init__(self, world: World) -> None:
         super().__init__(world)
@@ -287,8 +289,23 @@ class Build(Scene):
 
     def done(self) -> None:
         self._good = self._good or self._layers()
-        assert len(self._good) == 3
+        assert len(self._good) == self.count
         assert self._layers() == self._good
+
+
+class Given(Build):
+    """A base from an archive, and a layer on it."""
+
+    name = "given"
+    words: tuple[str, ...] = ("-f", "given.toml", "build")
+    count = 2
+
+    def __init__(self, world: World) -> None:
+        super().__init__(world)
+        tree, file = f"{world.state}/layers/{TINY}/tree", world.directory / "root.tar.gz"
+        subprocess.run(("tar", "-C", tree, "--gzip", "-cf", file, "."), check=True)
+        text = '[machines.given]\nfrom = "tar:root.tar.gz"\nscripts = ["echo given > /given"]\n'
+        (world.directory / "given.toml").write_text(text, encoding="utf-8")
 
 
 class KeepFailed(Scene):
@@ -469,6 +486,42 @@ class Commit(WithSession):
         assert found == self._good
 
 
+class Adopt(Scene):
+    """A tree that was kept by hand becomes two layers and a name."""
+
+    name = "adopt"
+    words: tuple[str, ...] = ("adopt", "kept", "mine")
+
+    def __init__(self, world: World) -> None:
+        super().__init__(world)
+        self._good: list[str] = []
+        kept = world.directory / "kept"
+        kept.mkdir()
+        subprocess.run(("cp", "-a", f"{world.state}/layers/{TINY}/tree", kept / "base"), check=True)
+        (kept / "env/etc").mkdir(parents=True)
+        (kept / "env/etc/motd").write_text("kept\n", encoding="utf-8")
+
+    def _found(self) -> list[str]:
+        path = Path(f"{self.world.state}/names/mine")
+        if not path.exists():
+            return []
+        record = self.world.store.layer(path.read_text())
+        return [content(self.world.store.tree(digest)) for digest in (*record.parents, record.digest)]
+
+    def prepare(self) -> None:
+        for digest in self.world.listed("layers") - {TINY}:
+            self.world.forget(digest)
+
+    def promised(self, killed: Outcome) -> None:
+        super().promised(killed)
+        assert self._found() in ([], self._good)
+
+    def done(self) -> None:
+        self._good = self._good or self._found()
+        assert len(self._good) == 2
+        assert self._found() == self._good
+
+
 class LayerRemove(Commit):
     """A committed layer is removed."""
 
@@ -587,7 +640,7 @@ class Repair(Scene):
 
 SCENES: tuple[type[Scene], ...] = (
     RunOne, RunLimited, FirstStart, Build, KeepFailed, RunSource, Keep, Matrix, Shell, Commit, LayerRemove, SessionRemove, SessionKeep,
-    Collect, Repair,
+    Collect, Repair, Given, Adopt,
 )  # fmt: skip
 
 

@@ -183,6 +183,22 @@ def test_packages_need_a_family_and_files_do_not(tiny: Rig, tree: Path) -> None:
     assert tiny.run("cat /etc/f", machine="m").text == "f\n"
 
 
+def test_a_tree_boots_with_the_init_that_it_has(tiny: Rig, tree: Path) -> None:
+    packed(tree, tiny.directory / "root.tar")
+    tiny.define(machine("tar:root.tar", "boot = {}"))
+    done = tiny("build")
+    assert (done.status, "this tree has no init" in done.said) == (10, True), done
+    (tree / "sbin").mkdir()
+    (tree / "sbin/init").symlink_to("../bin/busybox")
+    (tree / "etc/machine-id").write_text("1" * 32)
+    packed(tree, tiny.directory / "root.tar")
+    assert tiny("build").status == 0
+    assert (
+        tiny("layer", "check", Store(tiny.state).layer(tiny.manager().plan().machines[0].layers[-1]).digest).status == 0
+    )
+    assert "1" * 32 not in tiny.run("cat /etc/machine-id", machine="m").text
+
+
 def test_the_family_chooses_the_packages(tiny: Rig, tmp_path: Path) -> None:
     tree = make_tree(tmp_path / "tree", 'ID=mine\nID_LIKE="ubuntu debian"\n', "/usr/bin/apt-get")
     (tree / "usr/bin/apt-get").write_text("#!/bin/sh\necho apt-get $* >&2\nexit 7\n")
@@ -228,6 +244,7 @@ def test_a_download_that_changed_meanwhile_begins_again(tiny: Rig, tree: Path, t
         done = tiny("build")
         assert done.status == 9
         assert "ended after 900000 of" in done.said
+    assert [item["kind"] for item in tiny.json("gc", "--dry-run")["removed"]] == ["download"]
     (tree / "etc/new").write_text("new\n")
     packed(tree, file)
     port = int(url.rpartition(":")[2])

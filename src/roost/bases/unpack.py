@@ -41,6 +41,7 @@ _HEADERS_MOST = 4 << 20  # bytes before a file: extended headers hold names and 
 _MEMORY_MOST = 3 << 30  # bytes of address space: an xz dictionary may have 4 GiB
 _PATH = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 _HINT = 'if you trust it, unpack it yourself and write `from = "dir:DIRECTORY"`'
+_AGAIN = "get it again, and compare its sha256 with what its makers publish"
 _DAMAGED = "it is damaged, cut short, or no tar archive"
 
 
@@ -83,14 +84,16 @@ def unpack(stream: Readable, tree: str, *, image: bool = False, lowers: Sequence
         except OSError as e:
             if e.errno and (e.errno not in (errno.ENAMETOOLONG, errno.EINVAL, errno.ELOOP, errno.EILSEQ)):
                 raise exhausted(e) or of_os(e) from None
-            raise StoreError(f"{_DAMAGED}: {e}") from None
-        except (StoreError, HostError):
+            raise StoreError(f"{_DAMAGED}: {e}", hint=_AGAIN) from None
+        except StoreError as e:
+            raise StoreError(e.brief, details=e.details, hint=e.hint or _AGAIN) from None
+        except HostError:
             raise
         except (tarfile.TarError, EOFError, ValueError, ArithmeticError, LookupError, RecursionError) as e:
-            raise StoreError(f"{_DAMAGED}: {e}") from None
+            raise StoreError(f"{_DAMAGED}: {e}", hint=_AGAIN) from None
         except Exception as e:
             if type(e).__module__ in ("zlib", "_lzma", "struct"):  # not imported for the name of an exception
-                raise StoreError(f"{_DAMAGED}: {e}") from None
+                raise StoreError(f"{_DAMAGED}: {e}", hint=_AGAIN) from None
             raise
 
 

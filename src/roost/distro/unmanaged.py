@@ -8,11 +8,17 @@ from roost.distro.recipe import Inside, Provision
 from roost.errors import DefinitionError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from roost.definition.model import Contents
 
 NAME = "none"
 NOBODY_GROUP = "nogroup"
 STATUS_PATH = "."
+_NO_INIT = "roost: there is no init"
+_HAS_INIT = f"""for init in /usr/lib/systemd/systemd /lib/systemd/systemd /sbin/init; do [ -x "$init" ] && exit 0; done
+echo "{_NO_INIT}" >&2
+exit 1"""
 
 
 def read_host(root: str = "/") -> Any:
@@ -29,7 +35,7 @@ def refuse(contents: Contents, family: str, source: str) -> None:
     words = {
         "packages": contents.packages or any(contents.choices.values()), "user": contents.users, "repositories": contents.repositories,
         "services": contents.services, "locale": contents.locale, "timezone": contents.timezone,
-        "root-password": contents.root_password is not None, "boot": contents.init,
+        "root-password": contents.root_password is not None,
     }  # fmt: skip
     if found := [word for word, there in words.items() if there]:
         managed = f"its package manager, {family}, is none that Roost drives yet" if family not in ("", NAME) else (
@@ -41,9 +47,14 @@ def refuse(contents: Contents, family: str, source: str) -> None:
         )
 
 
+def install(_packages: Sequence[str], *, init: bool = False) -> Inside:
+    """Nothing can be installed; a machine that boots has to have its init."""
+    return Inside(argv=("sh", "-c", _HAS_INIT if init else ":"))
+
+
 def ready_to_boot() -> Inside:
-    """Nothing to do: a tree boots, or it does not."""
-    return Inside(argv=("true",))
+    """No identity that others would share: machine-id(5)."""
+    return Inside(argv=("sh", "-c", "if [ -e /etc/machine-id ]; then : > /etc/machine-id; fi"))
 
 
 def packages(_status: bytes) -> dict[str, str]:
@@ -56,6 +67,8 @@ def unreachable(_output: str) -> str:
     return ""
 
 
-def explain(_output: str) -> tuple[str, str]:
-    """Nothing is known of it."""
+def explain(output: str) -> tuple[str, str]:
+    """The only thing that is looked for is an init."""
+    if _NO_INIT in output:
+        return "this tree has no init, and nobody can install one", "leave `boot` out, or use another tree"
     return "", ""
