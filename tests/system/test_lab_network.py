@@ -183,9 +183,11 @@ def address_of(host: LabHost, name: str) -> str:
 
 
 def open_doors(host: LabHost) -> None:
-    """Lets two machines listen."""
+    """Lets two machines listen, and waits until they do."""
     for name in ("web", "alone"):
         host.ok(f"systemd-run -M {name} --quiet socat TCP-LISTEN:80,fork,reuseaddr 'SYSTEM:echo $$SOCAT_PEERADDR'")
+        door = f"exec 3<>/dev/tcp/{address_of(host, name)}/80"
+        host.ok(f"until timeout 1 bash -c '{door}' 2>/dev/null; do sleep 0.05; done", timeout=20)
 
 
 def expect_all(host: LabHost) -> None:
