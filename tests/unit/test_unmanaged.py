@@ -1,0 +1,14 @@
+"""Trees whose package manager nobody drives: a new member of the protocol is theirs too."""
+
+from __future__ import annotations
+
+from roost.distro import unmanaged
+from roost.distro.recipe import Family
+
+REFUSED = {"add_repository", "set_locale", "set_timezone", "set_root_password", "enable", "add_user"}
+OF_BASES = {"mistakes", "bootstrap", "finish"}
+
+
+def test_every_member_is_there_but_for_what_is_refused() -> None:
+    members = {name for name in (*vars(Family), *Family.__annotations__) if not name.startswith("_")}
+    assert members - set(vars(unmanaged)) == REFUSED | OF_BASES
