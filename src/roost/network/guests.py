@@ -20,8 +20,9 @@ def _networkd(link: Link, servers: list[str]) -> str:
         "# Written by Roost: the network of this machine is set up from outside, and this is what it is.",
         "[Match]", f"Name={INSIDE}", "", "[Link]", "RequiredForOnline=yes", "", "[Network]", "DHCP=no", "IPv6AcceptRA=no",
         "LinkLocalAddressing=ipv6", "KeepConfiguration=yes", f"Address={link.address}", f"Gateway={link.gateway}",
-        *([f"Address={link.address6}", f"Gateway={link.gateway6}"] if link.address6 else []),
-        *(f"DNS={server}" for server in servers),
+        *([f"Gateway={link.gateway6}"] if link.address6 else []), *(f"DNS={server}" for server in servers),
+        # nobody else has it, and who connects meanwhile would wait for seconds
+        *(["", "[Address]", f"Address={link.address6}", "DuplicateAddressDetection=none"] if link.address6 else []),
     ]  # fmt: skip
     return "\n".join(lines) + "\n"
 

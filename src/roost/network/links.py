@@ -22,6 +22,7 @@ _TIMEOUT = 30.0
 _USUAL_MTU = 1500
 _ENDING = 0.2  # seconds; then somebody else holds the network namespace
 _PATIENCE = 2.0  # seconds; whoever has set an end down again is not waited for
+_NEW = "roost-new"  # the machine's end, until it is set up
 
 
 def mac_of(name: str, side: str) -> str:
@@ -38,7 +39,7 @@ def outside_batch(link: Link, netns: str, known: dict[str, netlink.Interface], m
     if link.interface in known:
         lines.append(f"link del dev {link.interface}")
     size = f" mtu {mtu}" if mtu else ""
-    peer = f"peer name {INSIDE} address {mac_of(link.machine, 'machine')}{size} netns {netns}"
+    peer = f"peer name {_NEW} address {mac_of(link.machine, 'machine')}{size} netns {netns}"
     lines += [
         f"link add name {link.interface} address {mac_of(link.machine, 'host')}{size} type veth {peer}",
         f"link set dev {link.interface} alias roost:{link.machine}",
@@ -64,12 +65,17 @@ def _outside(link: Link) -> list[str]:
     return [*lines, f"link set dev {link.interface} up"]
 
 
-def inside_batch(link: Link) -> str:
-    """What it does in the machine."""
+def inside_batch(link: Link, device: str = INSIDE) -> str:
+    """What it does in the machine.
+
+    A new link has another name until its addresses are there: the machine's systemd-networkd takes notice of it by its
+    name, and fails with ERANGE (252) when somebody else adds one while it does.
+    """
     lines = [
         "link set dev lo up",
-        f"address replace {link.address} dev {INSIDE}",
-        *([f"address replace {link.address6} dev {INSIDE} nodad"] if link.address6 else []),
+        f"address replace {link.address} dev {device}",
+        *([f"address replace {link.address6} dev {device} nodad"] if link.address6 else []),
+        *([f"link set dev {device} name {INSIDE}"] if device != INSIDE else []),
         f"link set dev {INSIDE} up",
         f"route replace default via {link.gateway} dev {INSIDE}",
         *([f"route replace default via {link.gateway6} dev {INSIDE}"] if link.gateway6 else []),
@@ -86,7 +92,8 @@ def make(link: Link, netns: int) -> None:
     else:
         batch(outside_batch(link, path, known, uplink_mtu(known)), link)
     with netlink.inside(netns):
-        batch(inside_batch(link), link)
+        device = _NEW if _NEW in netlink.interfaces() else INSIDE
+        batch(inside_batch(link, device), link)
     _wait_until_running(link, netns)
 
 
