@@ -112,7 +112,7 @@ class Host:
         began = time.perf_counter()
         self.roost("-q", "up", *names)
         taken = milliseconds(began)
-        self.roost("-q", "down", "--remove")
+        self.roost("-q", "down", "--remove", "*")
         return taken
 
     def run(self, machine: str) -> float:
