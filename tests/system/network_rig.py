@@ -30,9 +30,9 @@ class Space:
     def __init__(self) -> None:
         own = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         try:
-            syscalls.unshare(netlink.CLONE_NEWNET)
+            syscalls.unshare(syscalls.CLONE_NEWNET)
             self.fd = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-            syscalls.setns(own, netlink.CLONE_NEWNET)
+            syscalls.setns(own, syscalls.CLONE_NEWNET)
         finally:
             os.close(own)
         self.ip("link set lo up")

@@ -240,7 +240,7 @@ class Supervisor:
         os.close(self._pidfd)
         self._pidfd = -1
         if not self._up and self._told is not None:
-            problem = _read_all(self._problem)
+            problem = runner.read_now(self._problem)
             said = self._console.tail()
             parts = (
                 json.loads(problem)
@@ -295,14 +295,6 @@ def _notify_socket() -> socket.socket:
     made.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
     made.bind(f"\0roost-{os.urandom(8).hex()}")
     return made
-
-
-def _read_all(fd: int) -> bytes:
-    os.set_blocking(fd, False)
-    try:
-        return os.read(fd, 65536)
-    except BlockingIOError:
-        return b""
 
 
 def supervise(state: str, name: str, told: int) -> int:

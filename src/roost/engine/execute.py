@@ -320,7 +320,7 @@ class Running:
                     runner.send_signal(self._pidfd, self._pid, signal.SIGKILL)
             status = runner.reap(self._pid) or 0
         self._gone = time.monotonic()
-        self._child_moments, self._problem_text = moments.unpacked(_read_all(self._problem) if self._pid else b"")
+        self._child_moments, self._problem_text = moments.unpacked(runner.read_now(self._problem) if self._pid else b"")
         self._stack.close()
         return status
 
@@ -358,14 +358,6 @@ def unpack(report: bytes) -> tuple[int, int, int, int, tuple[float, float]]:
     number, core = status & 0x7F, status & 0x80
     code = -number if 0 < number < 0x7F and not status & ~(number | core) else status >> 8 & 0xFF
     return code, user, system, min(rss, 1 << 50), (began / 1e6, ended / 1e6)
-
-
-def _read_all(fd: int) -> bytes:
-    os.set_blocking(fd, False)
-    try:
-        return os.read(fd, 65536)
-    except BlockingIOError:
-        return b""
 
 
 def _child(

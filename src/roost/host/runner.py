@@ -392,6 +392,15 @@ def in_child(function: Callable[[], Any], *, stop_fd: int | None = None) -> Any:
     return answer["value"]
 
 
+def read_now(fd: int) -> bytes:
+    """What there is to read, at most a block; nothing when there is nothing yet. The descriptor does not wait from now on."""
+    os.set_blocking(fd, False)
+    try:
+        return os.read(fd, BLOCK)
+    except BlockingIOError:
+        return b""
+
+
 def send_signal(pidfd: int, pid: int, number: int) -> None:
     """Sends a signal to the process ``pid`` by its descriptor; one that has ended gets none."""
     sys.audit("os.kill", pid, number)  # Python's own calls raise it too, but not this one

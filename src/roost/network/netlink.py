@@ -18,7 +18,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-CLONE_NEWNET = 0x40000000
 
 # linux/netlink.h, linux/rtnetlink.h, linux/if_link.h, linux/if_addr.h
 _REQUEST, _DUMP, _INTERRUPTED = 0x1, 0x300, 0x10
@@ -110,11 +109,11 @@ def inside(netns: int) -> Iterator[None]:
     """This thread is in the network namespace of a descriptor, and then back; sockets stay where they were made."""
     own = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
     try:
-        syscalls.setns(netns, CLONE_NEWNET)
+        syscalls.setns(netns, syscalls.CLONE_NEWNET)
         try:
             yield
         finally:
-            syscalls.setns(own, CLONE_NEWNET)
+            syscalls.setns(own, syscalls.CLONE_NEWNET)
     finally:
         os.close(own)
 
