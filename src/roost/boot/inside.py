@@ -39,7 +39,9 @@ _HIGH = 64  # above every descriptor that is being put in its place
 _BLOCKS = 16  # read at a time, so that a flood does not keep a deadline waiting
 _WAIT_MOST = 86400.0  # seconds; epoll_wait(2) takes 24 days at most
 _BEGIN = 10.0  # seconds that a machine's init has to be its own
-_SEAL_FUTURE_WRITE = 0x10  # linux/fcntl.h, since 5.1. F_SEAL_WRITE says EBUSY while the kernel itself holds a page for a moment
+_SEAL_FUTURE_WRITE = (
+    0x10  # linux/fcntl.h, since 5.1. F_SEAL_WRITE says EBUSY while the kernel itself holds a page for a moment
+)
 _SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | _SEAL_FUTURE_WRITE
 _MFD_EXEC = 0x10  # linux/memfd.h; since Linux 6.3, where it is wanted if sysctl vm.memfd_noexec is set
 
