@@ -12,8 +12,7 @@ import stat
 import time
 from typing import TYPE_CHECKING
 
-from msgspec import Struct
-
+from roost import archives
 from roost.distro import family as family_of
 from roost.distro import recipe as recipe_of
 from roost.distro.recipe import Origin, family_of_tree
@@ -27,6 +26,7 @@ from roost.pool import Job, Pool
 from roost.records import LayerRecord, SessionRecord
 from roost.session.overlay import Overlay, mount_overlay
 from roost.sessions import init_path
+from roost.steps import steps_of
 from roost.store import new_id
 from roost.version import __version__
 
@@ -34,29 +34,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from roost.definition.model import Base
-    from roost.distro.recipe import Family, Inside, Provision, Recipe
+    from roost.distro.recipe import Family, Provision, Recipe
     from roost.events import Monitor
     from roost.plan import LayerPlan, Plan
     from roost.stop import Stop
     from roost.store import Store
 
 _TAIL = 20  # lines of a failed step's output that its error repeats
-_PUT_FILE = """set -e
-parent=${4%/*}
-[ -z "$parent" ] || mkdir -p "$parent"
-rm -f "$4"
-cat > "$4"
-chown "$2:$3" "$4"
-chmod "$1" "$4"
-"""
-
-
-class Step(Struct, frozen=True, kw_only=True):
-    """A named command for the inside; ``manager``: the package manager's own work."""
-
-    name: str
-    inside: Inside
-    manager: bool = False
 
 
 class Builder:
@@ -215,9 +199,9 @@ class LayerMaker:
         os.mkdir(private, 0o700)
         os.mkdir(tree, 0o755)
         self._begin(self._base.bootstrap, 1, 2)
-        with self._archives(stage, provision) as archives:
+        with self._archives(stage, provision) as place:
             plan = self._family.bootstrap(
-                self._base, self._recipe, host=host, target=tree, private=private, archives=archives
+                self._base, self._recipe, host=host, target=tree, private=private, archives=place
             )
             for name, content in plan.files.items():
                 files.write_atomic(f"{private}/{name}", content, mode=0o600)
@@ -231,9 +215,9 @@ class LayerMaker:
     @contextlib.contextmanager
     def _archives(self, stage: str, provision: Provision) -> Iterator[str]:
         """The package cache as a copy-on-write tree, seen by this process alone; what is new goes into the cache."""
-        cache = self._cache(provision, base=True)
+        cache = archives.directory(self._store.cache, provision, base=True)
         merged = f"{stage}/archives/merged"
-        _overlay_directories(stage, "archives")
+        archives.overlay_directories(stage, "archives")
         os.mkdir(merged)
         syscalls.unshare(syscalls.CLONE_NEWNS)
         syscalls.mount("none", "/", flags=syscalls.MS_REC | syscalls.MS_PRIVATE)
@@ -243,7 +227,7 @@ class LayerMaker:
             yield merged
         finally:
             syscalls.umount(merged)
-        self._keep_archives(stage, cache)
+        archives.keep(stage, cache, self._family.ARCHIVE_ENDINGS)
 
     def _on_host(self, command: runner.Command) -> None:
         done = runner.run(command, on_output=self._said)
@@ -255,12 +239,13 @@ class LayerMaker:
     def _make_upper(self, stage: str) -> None:
         host = self._family.read_host()
         provision = self._family.provision(self._base, self._recipe, host=host, repositories=self._origins())
-        steps = self._steps()
-        _overlay_directories(stage, "")
+        assert self._layer.contents is not None
+        steps = steps_of(self._layer.contents, self._family)
+        archives.overlay_directories(stage, "")
         overlaid: tuple[Overlaid, ...] = ()
         if provision.cache:
-            _overlay_directories(stage, "archives")
-            source = self._cache(provision)
+            archives.overlay_directories(stage, "archives")
+            source = archives.directory(self._store.cache, provision)
             overlaid = (Overlaid(source=source, target=provision.cache, name="archives", give=False),)
         self._mount_points = (*(item.target for item in overlaid), *MOUNT_POINTS)
         name = os.path.basename(stage)
@@ -278,8 +263,8 @@ class LayerMaker:
                 self._inside(spec, name, step.inside.stdin)
                 if provision.cache and step.manager and not any(later.manager for later in steps[number:]):
                     # before a script of the definition's could put something there: others install from the cache
-                    self._keep_archives(stage, self._cache(provision))
-                    _overlay_directories(stage, "archives")
+                    archives.keep(stage, archives.directory(self._store.cache, provision), self._family.ARCHIVE_ENDINGS)
+                    archives.overlay_directories(stage, "archives")
         finally:
             self._store.ranges.give_back(held)
         files.remove_tree(f"{stage}/archives")
@@ -307,74 +292,11 @@ class LayerMaker:
             how = f"killed by {runner.signal_name(ended.signal)}" if ended.signal else f"exit status {ended.status}"
             raise StoreError(how)
 
-    def _steps(self) -> Sequence[Step]:
-        contents = self._layer.contents
-        assert contents is not None
-        family = self._family
-        steps = [
-            Step(name=f"repository {one.name}", inside=family.add_repository(one)) for one in contents.repositories
-        ]
-        if contents.packages or contents.init or contents.repositories:
-            count = len(contents.packages)
-            packages = "" if not count else contents.packages[0] if count == 1 else f"{count} packages"
-            what = " and ".join(word for word in ("an init" if contents.init else "", packages) if word)
-            name = f"install {what}" if what else "look at the repositories"
-            inside = family.install(contents.packages, init=contents.init)
-            steps.append(Step(name=name, inside=inside, manager=True))
-        if contents.locale:
-            steps.append(
-                Step(name=f"locale {contents.locale}", inside=family.set_locale(contents.locale), manager=True)
-            )
-        if contents.timezone:
-            zone = contents.timezone
-            steps.append(Step(name=f"timezone {zone}", inside=family.set_timezone(zone), manager=True))
-        steps += [Step(name=f"user {user.name}", inside=family.add_user(user), manager=True) for user in contents.users]
-        if contents.root_password is not None:
-            inside = family.set_root_password(contents.root_password)
-            steps.append(Step(name="root password", inside=inside, manager=True))
-        for file in contents.files:
-            argv = ("sh", "-c", _PUT_FILE, "sh", f"{file.mode:o}", file.owner, file.group, file.path)
-            steps.append(Step(name=f"file {file.path}", inside=_inside_of(argv, file.content)))
-        steps += [
-            Step(name=script.name, inside=_inside_of(("sh", "-c", _RUN_SCRIPT), script.content))
-            for script in contents.scripts
-        ]
-        if contents.scripts and (listing := family.list_packages()):
-            steps.append(Step(name="list packages", inside=listing))
-        if contents.services:  # after the scripts, which may have brought their units
-            steps.append(Step(name="enable services", inside=family.enable(contents.services)))
-        if contents.init:
-            steps.append(Step(name="ready to boot", inside=family.ready_to_boot()))
-        return steps
-
     def _origins(self) -> tuple[Origin, ...]:
         """The repositories of this layer and of those below it, whoever has made them."""
         written = [self._store.layer(digest).facts for digest in self._parents]
         found = [one for facts in (*written, self._layer.facts) for one in facts.get("repositories", {}).values()]
         return tuple(Origin(url=url, keys=keys) for url, _, _, keys in found)
-
-    # the package cache
-
-    def _cache(self, provision: Provision, *, base: bool = False) -> str:
-        """Bases have theirs: they are made as the host's root, from what only apt itself has fetched."""
-        path = f"{self._store.cache}/packages/{provision.cache_key or 'none'}{'-base' if base else ''}"
-        os.makedirs(path, mode=0o755, exist_ok=True)
-        return path
-
-    def _keep_archives(self, stage: str, cache: str) -> None:
-        """Moves newly downloaded packages into the cache, and removes the rest.
-
-        What the cache has is replaced only when its size is another: then a crash has cut it short, as nothing in the
-        cache is synced, and the package manager has refused it and downloaded it again.
-        """
-        upper = f"{stage}/archives/upper"
-        for directory, names, others in os.walk(upper):
-            names[:] = [name for name in names if name != "partial"]  # apt's unfinished downloads
-            below = os.path.normpath(f"{cache}/{os.path.relpath(directory, upper)}")
-            for name in others:
-                if name.endswith((".deb", ".rpm")):
-                    _keep_archive(f"{directory}/{name}", f"{below}/{name}")
-        files.remove_tree(f"{stage}/archives")
 
     # failure
 
@@ -426,53 +348,14 @@ class LayerMaker:
         return session
 
 
-_RUN_SCRIPT = """set -e
-file=$(mktemp /tmp/roost-script.XXXXXX)
-cat > "$file"
-chmod 700 "$file"
-status=0
-if [ "$(head -c 2 "$file")" = '#!' ]; then "$file" </dev/null || status=$?; else sh "$file" </dev/null || status=$?; fi
-rm -f "$file"
-exit "$status"
-"""
-
-
-def _inside_of(argv: tuple[str, ...], stdin: bytes) -> Inside:
-    from roost.distro.recipe import Inside
-
-    return Inside(argv=argv, stdin=stdin)
-
-
 def _plain_env(provision: Provision) -> dict[str, str]:
     """A step's environment without the words for files that are not shown to it."""
     return {name: value for name, value in provision.env.items() if not value.startswith(PROVISION)}
 
 
-def _keep_archive(path: str, kept: str) -> None:
-    info = os.lstat(path)
-    if not stat.S_ISREG(info.st_mode) or not info.st_size:
-        return
-    with contextlib.suppress(FileNotFoundError):
-        if os.stat(kept, follow_symlinks=False).st_size == info.st_size:
-            return
-    os.chown(path, 0, 0)
-    os.chmod(path, 0o644)
-    os.makedirs(os.path.dirname(kept), mode=0o755, exist_ok=True)
-    try:
-        os.rename(path, kept)
-    except OSError:  # the cache is on another file system
-        files.copy_atomic(path, kept)
-
-
 def _host_name(layer: LayerPlan) -> str:
     """What the inside of a build is called: the layer's own word."""
     return "".join(c if c.isalnum() else "-" for c in layer.name.split()[-1].lower()).strip("-")[:63] or "layer"
-
-
-def _overlay_directories(stage: str, name: str) -> None:
-    top = os.path.join(stage, name) if name else stage
-    os.makedirs(f"{top}/upper", mode=0o755, exist_ok=True)
-    os.makedirs(f"{top}/work", mode=0o700, exist_ok=True)
 
 
 def _clear_mount_points(tree: str, targets: Sequence[str]) -> None:

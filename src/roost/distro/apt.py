@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 NAME = "apt"
 NOBODY_GROUP = "nogroup"
+ARCHIVE_ENDINGS: tuple[str, ...] = (".deb",)
 STATUS_PATH = "var/lib/dpkg/status"
 
 PROVISION = "/run/roost/provision"

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 NAME = "dnf"
 NOBODY_GROUP = "nobody"
+ARCHIVE_ENDINGS: tuple[str, ...] = (".rpm",)
 STATUS_PATH = LIST
 
 _ENVIRONMENT = {"LC_ALL": "C.UTF-8"}

@@ -59,6 +59,7 @@ class Release(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, ren
     debootstrap_script: str = ""
     mmdebstrap_hooks: list[str] = []
     packages: dict[str, list[str]] = {}
+    sets: dict[str, list[str]] = {}
     archived: bool = False
     signed_metadata: bool = False
     options: dict[str, str] = {}
@@ -73,6 +74,7 @@ class Recipe(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rena
     has its own; ``keyring_source`` is where to get it on a host without that package. ``ports_mirrors`` are those of
     ``ports_architectures``. ``bootstraps`` and ``variants``: what a definition may choose, the default bootstrap first.
     ``components`` are apt's. ``packages`` of a variant are what a base is made of, where no program knows that by itself.
+    ``sets`` are what ``@NAME`` among a definition's packages stands for; a release's own come before these.
     """
 
     name: str
@@ -91,6 +93,7 @@ class Recipe(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rena
     variant: str = ""
     variants: list[str] = []
     packages: dict[str, list[str]] = {}
+    sets: dict[str, list[str]] = {}
     debootstrap_script: str = ""
     releases: dict[str, Release]
 
@@ -148,6 +151,8 @@ class Family(Protocol):
 
     NAME: str
     NOBODY_GROUP: str
+    ARCHIVE_ENDINGS: tuple[str, ...]
+    """What the names of downloaded packages end in: these are kept in the cache."""
     STATUS_PATH: str
     """Where a tree keeps the list of its packages, relative to its root."""
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 NAME = "none"
 NOBODY_GROUP = "nogroup"
+ARCHIVE_ENDINGS: tuple[str, ...] = ()
 STATUS_PATH = "."
 _NO_INIT = "roost: there is no init"
 _HAS_INIT = f"""for init in /usr/lib/systemd/systemd /lib/systemd/systemd /sbin/init; do [ -x "$init" ] && exit 0; done

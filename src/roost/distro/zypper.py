@@ -24,13 +24,14 @@ if TYPE_CHECKING:
     from roost.host.dnf import HostDnf
 
 __all__ = [
-    "NAME", "NOBODY_GROUP", "STATUS_PATH", "add_repository", "add_user", "bootstrap", "enable", "explain", "finish",
+    "ARCHIVE_ENDINGS", "NAME", "NOBODY_GROUP", "STATUS_PATH", "add_repository", "add_user", "bootstrap", "enable", "explain", "finish",
     "install", "list_packages", "mistakes", "packages", "provision", "read_host", "ready_to_boot", "set_locale",
     "set_root_password", "set_timezone", "unreachable",
 ]  # fmt: skip
 
 NAME = "zypper"
 NOBODY_GROUP = "nobody"
+ARCHIVE_ENDINGS: tuple[str, ...] = (".rpm",)
 STATUS_PATH = LIST
 
 CACHE = "/var/cache/zypp/packages"
