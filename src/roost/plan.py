@@ -221,6 +221,8 @@ def contents_facts(contents: Contents) -> dict[str, Any]:
     facts: dict[str, Any] = {}
     if contents.packages:
         facts["packages"] = sorted(set(contents.packages))
+    if contents.remove_packages:
+        facts["remove_packages"] = sorted(set(contents.remove_packages))
     if contents.users:
         facts["users"] = {user.name: msgspec.to_builtins(user) for user in contents.users}
     if contents.files:
@@ -264,8 +266,8 @@ def why(own: str, facts: dict[str, Any], before: tuple[str, dict[str, Any]] | No
 def _difference(key: str, old: Any, new: Any) -> list[str]:
     if old == new:
         return []
-    if key in ("packages", "components", "services"):
-        return _sets(key, set(old or ()), set(new or ()))
+    if key in ("packages", "remove_packages", "components", "services"):
+        return _sets("packages to remove" if key == "remove_packages" else key, set(old or ()), set(new or ()))
     if key in ("files", "users", "repositories"):
         old, new = old or {}, new or {}
         changed = sorted(name for name in old.keys() & new.keys() if old[name] != new[name])

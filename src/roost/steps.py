@@ -51,6 +51,9 @@ def steps_of(contents: Contents, family: Family) -> Sequence[Step]:
         name = f"install {what}" if what else "look at the repositories"
         inside = family.install(contents.packages, init=contents.init)
         steps.append(Step(name=name, inside=inside, manager=True))
+    if gone := contents.remove_packages:
+        name = f"remove {gone[0] if len(gone) == 1 else f'{len(gone)} packages'}"
+        steps.append(Step(name=name, inside=family.remove(gone), manager=True))
     if contents.locale:
         steps.append(Step(name=f"locale {contents.locale}", inside=family.set_locale(contents.locale), manager=True))
     if contents.timezone:

@@ -97,6 +97,23 @@ def test_what_a_script_installs_is_listed(fedora: Rig, mirror: Mirror, tmp_path:
     assert rig.run("find /var/cache/dnf /var/log -type f", machine="m").text == ""
 
 
+def test_what_is_removed_goes_with_what_it_alone_needed(fedora: Rig, mirror: Mirror, tmp_path: Path) -> None:
+    """From the layer below, which keeps it; what was never there is no error, and what dnf needs itself is one."""
+    more = 'profiles = ["p"]\n{}\n[profiles.p]\npackages = ["other", "hello"]\n'
+    gone = 'packages = ["tzdata"]\nremove-packages = { dnf = ["hello", "not-there"], apt = ["other"] }'
+    rig = Rig(fedora.state, tmp_path, mirror.definition("fedora", "32", more.format(gone)))
+    assert rig("build").status == 0
+    assert (
+        rig.run("rpm -qa --qf '%{NAME}\\n' | grep -xE 'hello|greeting|other|tzdata' | sort", machine="m").text
+        == "other\ntzdata\n"
+    )
+    [_, profile, top] = [layer["digest"][:16] for layer in rig.json("plan")["layers"]]
+    below, above = (rig.json("layer", "show", one)["packages"].keys() for one in (profile, top))
+    assert (below - above, above - below) == ({"hello", "greeting"}, {"tzdata"})
+    rig.define(mirror.definition("fedora", "32", 'remove-packages = ["dnf"]'))
+    refused(rig, "the system cannot do without dnf")
+
+
 def test_centos_8_with_all_that_a_definition_may_say(fedora: Rig, mirror: Mirror, tmp_path: Path) -> None:
     """The host's own repositories, settings and plugins are not asked, whatever they say."""
     more = """

@@ -68,6 +68,14 @@ def test_packages_are_downloaded_once(leap: Rig, mirror: Mirror, tmp_path: Path)
         assert packages.count("other-1-1.x86_64.rpm") == 1
 
 
+def test_what_is_removed_goes_with_what_it_alone_needed(leap: Rig, mirror: Mirror, tmp_path: Path) -> None:
+    more = 'profiles = ["p"]\nremove-packages = ["hello", "not-there"]\n[profiles.p]\npackages = ["other", "hello"]\n'
+    rig = Rig(leap.state, tmp_path, mirror.definition("opensuse", "15.6", more))
+    done = rig("build")
+    assert done.status == 0, done
+    assert rig.run("rpm -qa --qf '%{NAME}\\n' | grep -xE 'hello|greeting|other'", machine="m").text == "other\n"
+
+
 def test_users_time_and_services(leap: Rig, mirror: Mirror, tmp_path: Path) -> None:
     more = (
         'user = { name = "sai", uid = 883 }\nroot-password = ""\nservices = ["systemd-networkd"]\nlocale = "C.UTF-8"\n'

@@ -129,6 +129,7 @@ def test_the_scripts_are_shell(host: HostApt, tmp_path: Path) -> None:
     steps = (apt.install(["make"]), apt.add_user(User(name="sai")), apt.finish(base(), recipe("debian"), host=host))
     keys = RepositoryKeys(name="q", url="https://q.example", suites=("./",), components=(), key=KEYS)
     steps += (apt.install(["make"], init=True), apt.add_repository(keys), apt.set_locale("C"), apt.set_timezone("UTC"))
+    steps += (apt.remove(["make"]), apt.upgrade())
     steps += (apt.set_root_password(""), apt.enable(["ssh"]), apt.ready_to_boot())
     debootstrap = bootstrap(base(bootstrap="debootstrap"), host)
     for script in (*hooks, *(step.argv[2] for step in steps), debootstrap.argv[2]):

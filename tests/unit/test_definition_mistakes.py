@@ -554,3 +554,23 @@ def test_whatever_is_written_there_are_machines_or_lines(
     except DefinitionError as error:
         found += error.details.splitlines()
     assert found
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ('remove-packages = ["git=1"]', "'git=1': what is removed is named without a version and a suite"),
+        ('remove-packages = ["-git"]', "begins with '-'"),
+        ('packages = ["git"]\nremove-packages = { apt = ["less", "git"] }', "'git' is in packages, too"),
+        ('packages = { apt = ["git"] }\nremove-packages = ["git"]', "'git' is in packages, too"),
+        ('remove-packages = { atp = ["git"] }', "did you mean 'apt'?"),
+    ],
+)
+def test_packages_that_cannot_be_removed(tmp_path: Path, line: str, said: str) -> None:
+    [found] = mistakes(tmp_path, GOOD + line + "\n")
+    assert f"roost.toml:{3 + len(line.splitlines())}: machines.bookworm.remove-packages" in found
+    assert said in found
+
+
+def test_what_one_family_gets_another_may_remove(tmp_path: Path) -> None:
+    load_text(tmp_path, GOOD + 'packages = { dnf = ["vim"] }\nremove-packages = { apt = ["vim"] }\n')

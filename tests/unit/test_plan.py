@@ -279,3 +279,17 @@ def test_what_was_made_anew_is_another_layer_of_the_same(tmp_path: Path) -> None
     assert after.layers[0].identity == before.layers[0].digest
     assert after.layers[1].digest != before.layers[1].digest
     assert after.layers[0].reason == "made anew from the packages of 2026-11-21"
+
+
+def test_what_is_removed_is_part_of_a_layer_only_where_it_is_written(tmp_path: Path) -> None:
+    text = BASE + 'packages = ["git"]\n'
+    before = plan(tmp_path, text)
+    gone = 'remove-packages = { apt = ["perl", "less"], dnf = ["vim"] }\n'
+    after = plan(tmp_path, text + gone, remembered(before))
+    assert before.layers[1].facts == {"packages": ["git"]}
+    assert after.layers[1].facts == {"packages": ["git"], "remove_packages": ["less", "perl"]}
+    assert after.layers[1].reason == "packages to remove added: less, perl"
+    assert len(plan(tmp_path, BASE + 'remove-packages = { dnf = ["vim"] }\n').layers) == 1
+    committed = Known(present=(), last={}, names={"mine": ("c" * 64, ("c" * 64,), "dnf")})
+    made = plan(tmp_path, '[machines.a]\nfrom = "layer:mine"\n' + gone, committed)
+    assert made.layers[0].facts == {"remove_packages": ["vim"]}

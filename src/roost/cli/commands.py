@@ -111,6 +111,7 @@ def _described(item: MachinePlan) -> dict[str, object]:
         {
             "name": layer.name,
             "packages": list(layer.packages),
+            "remove_packages": list(layer.remove_packages),
             "users": msgspec.to_builtins(layer.users),
             "files": [
                 {"path": f.path, "mode": f"{f.mode:04o}", "owner": f.owner, "group": f.group, "size": len(f.content)}

@@ -157,6 +157,11 @@ def package(name: str) -> str:
     return f"{name!r} ends with '-', which tells apt to remove it" if name[-1] == "-" else ""
 
 
+def installed(name: str) -> str:
+    """NAME or NAME:ARCHITECTURE: what is removed needs no version."""
+    return f"{name!r}: what is removed is named without a version and a suite" if {"=", "/"} & set(name) else ""
+
+
 def _split(name: str) -> tuple[str, str, str]:
     at = next((index for index, char in enumerate(name) if char in "=/"), len(name))
     return name[:at], name[at : at + 1], name[at + 1 :]

@@ -135,6 +135,7 @@ class Profile(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, ren
     recipe: str = ""
     options: dict[str, Any] = {}
     packages: Packages = []
+    remove_packages: Packages = []
     user: User | list[User] = []
     files: dict[str, File] = {}
     scripts: list[str | ScriptSource] = []
@@ -162,6 +163,7 @@ class Machine(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, ren
     profiles: list[str] | None = None
     options: dict[str, dict[str, Any]] | None = None
     packages: Packages | None = None
+    remove_packages: Packages | None = None
     user: User | list[User] | None = None
     files: dict[str, File] | None = None
     scripts: list[str | ScriptSource] | None = None
@@ -272,6 +274,7 @@ class Contents(Struct, frozen=True, kw_only=True):
 
     ``packages`` are those for the machine's family. ``choices`` (packages by family) is filled only while the family
     is not known, which is so for a machine made from a layer until ``with_family`` says what that layer is.
+    ``remove_packages`` and ``remove_choices`` are those that go once these are installed.
     ``init``: the family's packages for a machine that boots are added. ``root_password`` is a crypt(5) hash, or empty
     for none at all; None leaves it as it is.
     """
@@ -279,6 +282,8 @@ class Contents(Struct, frozen=True, kw_only=True):
     name: str
     packages: tuple[str, ...] = ()
     choices: dict[str, tuple[str, ...]] = {}
+    remove_packages: tuple[str, ...] = ()
+    remove_choices: dict[str, tuple[str, ...]] = {}
     users: tuple[User, ...] = ()
     files: tuple[FileContent, ...] = ()
     scripts: tuple[Script, ...] = ()

@@ -25,13 +25,14 @@ _UNREAD = b"?"
 
 
 class Part(Struct, frozen=True, kw_only=True):
-    """None: not written. ``packages`` has the list for every family under the empty name.
+    """None: not written. ``packages`` and ``remove_packages`` have the list for every family under the empty name.
 
     ``boot`` and ``network`` have what is written of them, as it is used; ``boot`` None: there is no such table.
     ``recipe`` is a profile's recipe with its options as that has read them.
     """
 
     packages: dict[str, tuple[str, ...]] | None
+    remove_packages: dict[str, tuple[str, ...]] | None = None
     users: tuple[User, ...] | None
     files: dict[str, FileContent]
     scripts: tuple[Script, ...] | None
@@ -60,6 +61,7 @@ def part(place: Place, written: Machine | Profile) -> Part:
         _each(place.at("services"), services, checks.unit)
     return Part(
         packages=None if written.packages is None else _packages(place.at("packages"), written.packages),
+        remove_packages=_removed(place, written),
         users=None if written.user is None else _users(place.at("user"), written.user),
         files=_files(place.at("files"), written.files or {}),
         scripts=None if written.scripts is None else _scripts(place.at("scripts"), written.scripts),
@@ -138,6 +140,25 @@ def _packages(place: Place, written: list[str] | dict[str, list[str]]) -> dict[s
             place.at(family).wrong(f"unknown family of distributions{known}")
         _each(place.at(family), names, checks.package)
     return {family: tuple(names) for family, names in written.items()}
+
+
+def _removed(place: Place, written: Machine | Profile) -> dict[str, tuple[str, ...]] | None:
+    if not written.remove_packages:  # a profile has an empty list, a machine none
+        return None if written.remove_packages is None else {}
+    place = place.at("remove-packages")
+    found = _packages(place, written.remove_packages)
+    both = _by_family(written.packages or [])
+    for family, names in _by_family(written.remove_packages).items():
+        at = place if isinstance(written.remove_packages, list) else place.at(family)
+        for index, name in enumerate(names):
+            at.at(index).wrong(checks.installed(name))
+            if any(name in others for key, others in both.items() if not family or key in ("", family)):
+                at.at(index).wrong(f"{name!r} is in packages, too: one of them is wrong")
+    return found
+
+
+def _by_family(written: list[str] | dict[str, list[str]]) -> dict[str, list[str]]:
+    return {"": written} if isinstance(written, list) else written
 
 
 def _users(place: Place, written: User | list[User]) -> tuple[User, ...]:

@@ -38,17 +38,9 @@ if TYPE_CHECKING:
     from roost.definition.model import Bind, DistributionFacts, Script
 
 BASE_KEYS = (
-    "distribution",
-    "release",
-    "architecture",
-    "bootstrap",
-    "variant",
-    "mirror",
-    "components",
-    "keyring",
-    "check_valid_until",
+    "distribution", "release", "architecture", "bootstrap", "variant", "mirror", "components", "keyring", "check_valid_until",
     "source_packages",
-)
+)  # fmt: skip
 
 
 class _World(Struct, frozen=True, kw_only=True):
@@ -147,7 +139,13 @@ def with_family(machine: Resolved, family: str) -> Resolved:
     if machine.family:
         return machine
     chosen = (
-        structs.replace(layer, packages=layer.choices.get(family, layer.packages), choices={})
+        structs.replace(
+            layer,
+            packages=layer.choices.get(family, layer.packages),
+            remove_packages=layer.remove_choices.get(family, layer.remove_packages),
+            choices={},
+            remove_choices={},
+        )
         for layer in machine.layers
     )
     return structs.replace(machine, family=family, layers=tuple(layer for layer in chosen if _adds(layer)))
@@ -258,6 +256,7 @@ def _with_recipes(
 def _merged(own: Part, below: Part) -> Part:
     return Part(
         packages=below.packages if own.packages is None else own.packages,
+        remove_packages=below.remove_packages if own.remove_packages is None else own.remove_packages,
         users=below.users if own.users is None else own.users,
         files=below.files | own.files,
         scripts=below.scripts if own.scripts is None else own.scripts,
@@ -291,11 +290,13 @@ def _no_new_privileges(machine: _Layered, layers: list[Contents]) -> bool | None
 
 
 def _contents(name: str, one: Part, family: str, release: str) -> Contents:
-    packages = one.packages or {}
+    packages, gone = one.packages or {}, one.remove_packages or {}
     return Contents(
         name=name,
         packages=packages.get(family, ()) or packages.get("", ()),
         choices={} if family or "" in packages else packages,
+        remove_packages=gone.get(family, ()) or gone.get("", ()),
+        remove_choices={} if family or "" in gone else gone,
         users=one.users or (),
         files=tuple(one.files.values()),
         scripts=one.scripts or (),
@@ -320,9 +321,12 @@ def _of_the_machine(machine: _Layered, own: Contents, *, boots: bool) -> Content
 
 
 def _adds(layer: Contents) -> bool:
-    lists = (layer.packages, layer.users, layer.files, layer.scripts, layer.repositories, layer.services)
+    lists = (
+        *(layer.packages, layer.remove_packages, layer.users, layer.files, layer.scripts),
+        *(layer.repositories, layer.services, *layer.choices.values(), *layer.remove_choices.values()),
+    )
     single = layer.init or layer.locale or layer.timezone or layer.root_password is not None
-    return bool(single or any(lists) or any(layer.choices.values()))
+    return bool(single or any(lists))
 
 
 def _repositories_once(machine: _Layered, layers: list[Contents]) -> list[Contents]:

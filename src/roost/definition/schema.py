@@ -11,6 +11,7 @@ from roost.definition.model import Definition
 from roost.definition.recipes import RECIPES
 
 _PACKAGES = "A list of packages for every family, or one list per family of distributions (apt, dnf, ...)."
+_REMOVED = "Packages that are removed once the layer's own are installed: a list for every family, or one per family."
 _USER = "An account, or a list of them, made in the layer."
 _FILES = "Files put into the layer, by their absolute path in the machine."
 _SCRIPTS = "Scripts run once inside as root, in order, while the layer is made: text, or a table with a source."
@@ -41,6 +42,7 @@ DESCRIPTIONS = {
         "profiles": "The profiles that this machine is made of, each a layer, lowest first.",
         "options": "Options of its profiles' recipes, by profile, in front of the profile's own.",
         "packages": _PACKAGES,
+        "remove-packages": _REMOVED,
         "user": _USER,
         "files": _FILES,
         "scripts": _SCRIPTS,
@@ -72,6 +74,7 @@ DESCRIPTIONS = {
         "recipe": "A shipped recipe that stands for packages, users, files and scripts: sai-builder.",
         "options": "What the recipe asks for.",
         "packages": _PACKAGES,
+        "remove-packages": _REMOVED,
         "user": _USER,
         "files": _FILES,
         "scripts": _SCRIPTS,
@@ -157,9 +160,10 @@ def json_schema() -> dict[str, Any]:
     properties = schema["$defs"]["Definition"]["properties"]
     properties["machines"]["propertyNames"] = {"pattern": "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"}
     for record in ("Machine", "Profile"):
-        for option in schema["$defs"][record]["properties"]["packages"]["anyOf"]:
-            if option["type"] == "object":
-                option["propertyNames"] = {"enum": list(FAMILIES)}
+        for key in ("packages", "remove-packages"):
+            for option in schema["$defs"][record]["properties"][key]["anyOf"]:
+                if option["type"] == "object":
+                    option["propertyNames"] = {"enum": list(FAMILIES)}
     schema["$defs"]["Profile"]["properties"]["recipe"]["enum"] = ["", *RECIPES]
     file = schema["$defs"]["File"]
     file["properties"]["mode"]["pattern"] = "^[0-7]{3,4}$"

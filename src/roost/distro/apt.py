@@ -276,6 +276,16 @@ def install(packages: Sequence[str], *, init: bool = False) -> Inside:
     return apt_inside.install(packages, init=init)
 
 
+def remove(packages: Sequence[str]) -> Inside:
+    """Removes packages, with their settings and what was installed for them alone; a name may have an architecture."""
+    return apt_inside.remove(packages)
+
+
+def upgrade() -> Inside:
+    """Upgrades every package to the newest version that the suites have, by ``apt-get dist-upgrade``."""
+    return apt_inside.upgrade()
+
+
 def set_locale(name: str) -> Inside:
     """Makes a locale, with the package ``locales`` unless glibc has it itself, and the machine's default of it."""
     return apt_system.set_locale(name)

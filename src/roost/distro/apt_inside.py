@@ -31,21 +31,27 @@ tidy() {
 }
 """
 
-# Updating is once per script, and only when something is missing. No daemon is started: the layer is no running
-# system (https://people.debian.org/~hmh/invokerc.d-policyrc.d-specification.txt).
+# Updating is once per script, and only when something is missing. No daemon is started or stopped: the layer is no
+# running system (https://people.debian.org/~hmh/invokerc.d-policyrc.d-specification.txt).
 APT = (
     _TIDY
     + """
+used=
 updated=
 policy=
-update() {
-    [ -z "$updated" ] || return 0
-    updated=yes
+begin() {
+    [ -z "$used" ] || return 0
+    used=yes
     if [ -d /usr/sbin ] && [ ! -e /usr/sbin/policy-rc.d ] && [ ! -L /usr/sbin/policy-rc.d ]; then
         policy=yes
         printf '#!/bin/sh\\nexit 101\\n' >/usr/sbin/policy-rc.d
         chmod 0755 /usr/sbin/policy-rc.d
     fi
+}
+update() {
+    [ -z "$updated" ] || return 0
+    updated=yes
+    begin
     # Without the option, which old versions do not know, a list that cannot be downloaded is no failure.
     apt-get -q -o APT::Update::Error-Mode=any update
 }
@@ -57,7 +63,7 @@ end() {
     status=$?
     trap - EXIT
     [ -z "$policy" ] || rm -f /usr/sbin/policy-rc.d
-    [ -z "$updated" ] || tidy
+    [ -z "$used" ] || tidy
     exit "$status"
 }
 trap end EXIT
@@ -86,6 +92,35 @@ done
 )
 _INITS = frozenset({"sysvinit-core", "runit-init", "dinit", "busybox-init"})
 """Packages that bring an init other than systemd."""
+
+# What was installed for these alone goes, too. Their settings go, as nobody of this layer has written any yet.
+_REMOVE = (
+    "set -eu"
+    + APT
+    + """
+for package; do
+    shift
+    if dpkg-query -W -f '${db:Status-Status}\\n' "$package" 2>/dev/null | grep -qx installed; then
+        set -- "$@" "$package"
+    else
+        echo "$package is not installed"
+    fi
+done
+if [ $# -gt 0 ]; then
+    begin
+    apt-get -q -y --purge --auto-remove remove -- "$@" </dev/null
+fi
+"""
+)
+
+_UPGRADE = (
+    "set -eu"
+    + APT
+    + """
+update
+apt-get -q -y --no-install-recommends dist-upgrade </dev/null
+"""
+)
 
 _FINISH = (
     "set -eu"
@@ -167,6 +202,19 @@ def install(packages: Sequence[str], *, init: bool = False) -> Inside:
         _INSTALL_INIT if init and not _INITS.intersection(re.split("[:=/]", name)[0] for name in packages) else _INSTALL
     )
     return Inside(argv=("/bin/sh", "-c", script, "install", *packages))
+
+
+def remove(packages: Sequence[str]) -> Inside:
+    """Removes packages; raises DefinitionError for what cannot be the name of one that is installed."""
+    for name in packages:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9+._-]*(:[a-z0-9-]+)?", name) or name.endswith("-"):
+            raise DefinitionError(f"not the name of a package to remove: {name!r}", hint="NAME or NAME:ARCHITECTURE")
+    return Inside(argv=("/bin/sh", "-c", _REMOVE, "remove", *packages))
+
+
+def upgrade() -> Inside:
+    """Upgrades every package, with what the new ones need and without what they conflict with."""
+    return Inside(argv=("/bin/sh", "-c", _UPGRADE, "upgrade"))
 
 
 def add_user(user: User, nobody_group: str, preamble: str = f"set -eu{APT}shadow=passwd\n") -> Inside:

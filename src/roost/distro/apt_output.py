@@ -90,6 +90,11 @@ _KNOWN: tuple[tuple[str, str, str], ...] = (
         'the mirror is damaged, changed on the way, or not signed; another mirror, or its keyring = "PATH"',
     ),
     (
+        r"\w+ packages were removed and -y was used|problems and -y was used without --force-yes",
+        "the system cannot do without what would be removed",
+        "the lines before name it: take it out of remove-packages",
+    ),
+    (
         r"Unable to locate package (\S+)",
         "no package is called {what} here",
         "look for its name in this release, or add the component that has it: components = [...]",

@@ -260,6 +260,16 @@ def install(packages: Sequence[str], *, init: bool = False) -> Inside:
     return dnf_inside.install(packages, init=init)
 
 
+def remove(packages: Sequence[str]) -> Inside:
+    """Removes packages and what was installed for them alone; a name may carry a version or an architecture."""
+    return dnf_inside.remove(packages)
+
+
+def upgrade() -> Inside:
+    """Upgrades every package to the newest version that the repositories have."""
+    return dnf_inside.upgrade()
+
+
 def set_locale(name: str) -> Inside:
     """Makes a locale, with its ``glibc-langpack`` when glibc lacks it, and the machine's default of it."""
     return dnf_inside.set_locale(name)

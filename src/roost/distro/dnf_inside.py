@@ -81,6 +81,8 @@ get() {{
         rpm -q --whatprovides "$wanted" >/dev/null 2>&1 || rpm -q "$wanted" >/dev/null || fail "No match for argument: $wanted"
     done
 }}
+drop() {{ manage remove "$@"; }}
+bring_up() {{ manage upgrade; }}
 end() {{
     status=$?
     trap - EXIT
@@ -96,6 +98,14 @@ trap 'exit 143' TERM
 )
 
 _INSTALL = 'if [ $# -gt 0 ]; then get "$@"; else manage "$refresh"; fi\n'
+
+_REMOVE = """
+for package; do
+    shift
+    if rpm -q "$package" >/dev/null 2>&1; then set -- "$@" "$package"; else echo "$package is not installed"; fi
+done
+if [ $# -gt 0 ]; then drop "$@"; fi
+"""
 
 # What a tree lacks to boot. dbus is how machinectl reaches a machine, util-linux has login and agetty.
 _INSTALL_INIT = """
@@ -203,6 +213,21 @@ def install(packages: Sequence[str], *, init: bool = False, manager: str = DNF) 
                 f"not the name of a package: {name!r}", hint="NAME, NAME-VERSION, NAME.ARCHITECTURE or @GROUP"
             )
     return _script(_INSTALL_INIT if init else _INSTALL, manager, *packages)
+
+
+def remove(packages: Sequence[str], *, manager: str = DNF) -> Inside:
+    """Removes packages; raises DefinitionError for what cannot be the name of one that is installed."""
+    for name in packages:
+        if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9+.:~^_-]*", name):
+            raise DefinitionError(
+                f"not the name of a package to remove: {name!r}", hint="NAME, NAME-VERSION or NAME.ARCHITECTURE"
+            )
+    return _script(_REMOVE, manager, *packages)
+
+
+def upgrade(manager: str = DNF) -> Inside:
+    """Upgrades every package."""
+    return _script("bring_up\n", manager)
 
 
 def add_repository(repository: RepositoryKeys) -> Inside:

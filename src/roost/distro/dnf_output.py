@@ -90,6 +90,11 @@ _KNOWN: tuple[tuple[str, str, str], ...] = (
         "look for its name in this release, or add the repository that has it: repositories = [...]",
     ),
     (
+        r"removing the following protected packages: ([^\n]+)|Trying to remove \"([^\"]+)\", which is protected",
+        "the system cannot do without {what}",
+        "the package manager protects it: take what needs it out of remove-packages",
+    ),
+    (
         r"nothing provides (.+?) needed by",
         "a package needs what is not here: {what}",
         "the lines before the last ones name it; another repository may have it",

@@ -187,6 +187,12 @@ class Family(Protocol):
         ``init``: also what the machine lacks to boot, unless one of ``packages`` is an init itself.
         """
 
+    def remove(self, packages: Sequence[str]) -> Inside:
+        """Removes packages, with their settings and what nothing needs any more. What is not installed is no error."""
+
+    def upgrade(self) -> Inside:
+        """Brings every installed package up to what the repositories have, and leaves no lists or downloaded files."""
+
     def set_locale(self, name: str) -> Inside:
         """Makes a locale and the machine's default of it."""
 

@@ -17,6 +17,7 @@ NOBODY_GROUP = "nogroup"
 ARCHIVE_ENDINGS: tuple[str, ...] = ()
 STATUS_PATH = "."
 _NO_INIT = "roost: there is no init"
+_HINT = 'files and scripts work; write `family = "apt"` (or another one) when there is one after all'
 _HAS_INIT = f"""for init in /usr/lib/systemd/systemd /lib/systemd/systemd /sbin/init; do [ -x "$init" ] && exit 0; done
 echo "{_NO_INIT}" >&2
 exit 1"""
@@ -34,7 +35,9 @@ def provision(*_given: Any, **_more: Any) -> Provision:
 def refuse(contents: Contents, family: str, source: str) -> None:
     """Raises DefinitionError for what only a family can do."""
     words = {
-        "packages": contents.packages or any(contents.choices.values()), "user": contents.users, "repositories": contents.repositories,
+        "packages": contents.packages or any(contents.choices.values()),
+        "remove-packages": contents.remove_packages or any(contents.remove_choices.values()),
+        "user": contents.users, "repositories": contents.repositories,
         "services": contents.services, "locale": contents.locale, "timezone": contents.timezone,
         "root-password": contents.root_password is not None,
     }  # fmt: skip
@@ -44,13 +47,23 @@ def refuse(contents: Contents, family: str, source: str) -> None:
         )  # fmt: skip
         raise DefinitionError(
             f"{', '.join(found)} cannot be had on {source}: {managed}",
-            hint='files and scripts work; write `family = "apt"` (or another one) when there is one after all',
+            hint=_HINT,
         )
 
 
 def install(_packages: Sequence[str], *, init: bool = False) -> Inside:
     """Nothing can be installed; a machine that boots has to have its init."""
     return Inside(argv=("sh", "-c", _HAS_INIT if init else ":"))
+
+
+def remove(packages: Sequence[str]) -> Inside:
+    """Raises DefinitionError: nobody can remove packages."""
+    raise DefinitionError(f"{packages[0]} cannot be removed: there is no package manager that Roost drives", hint=_HINT)
+
+
+def upgrade() -> Inside:
+    """Raises DefinitionError: nobody can upgrade packages."""
+    raise DefinitionError("nothing can be upgraded: there is no package manager that Roost drives", hint=_HINT)
 
 
 def ready_to_boot() -> Inside:

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ARCHIVE_ENDINGS", "NAME", "NOBODY_GROUP", "STATUS_PATH", "add_repository", "add_user", "bootstrap", "enable", "explain", "finish",
-    "install", "list_packages", "mistakes", "packages", "provision", "read_host", "ready_to_boot", "set_locale",
-    "set_root_password", "set_timezone", "unreachable",
+    "install", "list_packages", "mistakes", "packages", "provision", "read_host", "ready_to_boot", "remove",
+    "set_locale", "set_root_password", "set_timezone", "unreachable", "upgrade",
 ]  # fmt: skip
 
 NAME = "zypper"
@@ -73,6 +73,11 @@ manage() {{
 get() {{
     [ -n "$used" ] || manage refresh
     manage --no-refresh install --no-recommends --auto-agree-with-licenses "$@"
+}}
+drop() {{ manage --no-refresh --disable-repositories remove --clean-deps "$@"; }}
+bring_up() {{
+    manage refresh
+    manage --no-refresh dist-upgrade --no-recommends --auto-agree-with-licenses
 }}
 end() {{
     status=$?
@@ -132,6 +137,16 @@ def add_repository(repository: RepositoryKeys) -> Inside:
 def install(packages: Sequence[str], *, init: bool = False) -> Inside:
     """Installs packages without those they only recommend."""
     return dnf_inside.install(packages, init=init, manager=_ZYPPER)
+
+
+def remove(packages: Sequence[str]) -> Inside:
+    """Removes packages and what was installed for them alone."""
+    return dnf_inside.remove(packages, manager=_ZYPPER)
+
+
+def upgrade() -> Inside:
+    """Brings every package to the version that the repositories have, by ``zypper dist-upgrade``."""
+    return dnf_inside.upgrade(_ZYPPER)
 
 
 def set_locale(name: str) -> Inside:
