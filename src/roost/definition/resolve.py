@@ -20,14 +20,15 @@ The rules, in the order in which they apply:
 
 from __future__ import annotations
 
-import os.path
 from typing import TYPE_CHECKING
 
-from msgspec import Struct, structs
+from msgspec import structs
 
-from roost.definition import checks, origins
+from roost.definition import checks
+from roost.definition.layered import Layered, World
+from roost.definition.machine_base import base_of
 from roost.definition.mistakes import Place, listed
-from roost.definition.model import Base, BootTerms, Contents, Machine, NetworkTerms, RepositoryKeys, Resolved, User
+from roost.definition.model import BootTerms, Contents, NetworkTerms, RepositoryKeys, Resolved, User
 from roost.definition.parts import Part, part
 from roost.definition.together import contradictions
 
@@ -35,64 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from roost.definition.mistakes import Document
-    from roost.definition.model import Bind, DistributionFacts, Script
-
-BASE_KEYS = (
-    "distribution", "release", "architecture", "bootstrap", "variant", "mirror", "components", "keyring", "check_valid_until",
-    "source_packages",
-)  # fmt: skip
-
-
-class _World(Struct, frozen=True, kw_only=True):
-    """What every machine of a load shares."""
-
-    facts: Callable[[str], DistributionFacts | None]
-    known: Sequence[str]
-    architecture: str
-    profiles: dict[str, tuple[Place, Part]]
-    unique: dict[str, str]
-
-
-class _Layered(Struct, frozen=True, kw_only=True):
-    """A machine above its defaults, with the place to tell a mistake for each key."""
-
-    name: str
-    place: Place
-    own: Machine
-    defaults: Machine
-    part: Part
-    below: Part
-
-    def get(self, key: str) -> object:
-        """The machine's value, else that of the defaults, else None."""
-        if (own := getattr(self.own, key)) is not None:
-            return own
-        return None if self._set_aside(key) else getattr(self.defaults, key)
-
-    def text(self, key: str) -> str:
-        """A value that is a string or not written."""
-        value = self.get(key)
-        return value if isinstance(value, str) else ""
-
-    def where(self, *keys: str) -> Place:
-        """Where the first of the keys is written that the machine itself writes; else the defaults' first."""
-        for key in keys:
-            if getattr(self.own, key) is not None or self.place.at(_written(key)).skipped:
-                return self.place.at(_written(key))
-        for key in keys:
-            if getattr(self.defaults, key) is not None:
-                return Place(self.place.document, ("defaults", _written(key)))
-        return self.place
-
-    def told(self, key: str) -> bool:
-        """A mistake in this key, of the machine or the defaults, was told already: do not call it missing."""
-        defaults = Place(self.place.document, ("defaults", _written(key)))
-        return self.place.at(_written(key)).skipped or defaults.skipped
-
-    def _set_aside(self, key: str) -> bool:
-        if key in BASE_KEYS:
-            return self.own.from_ is not None
-        return key == "from_" and self.own.distribution is not None
+    from roost.definition.model import Base, Bind, DistributionFacts, Machine, Script
 
 
 def resolve(
@@ -104,7 +48,7 @@ def resolve(
 ) -> dict[str, Resolved]:
     """Every machine of the documents; mistakes are kept in the documents, and then the result is not to be used."""
     documents = list(documents)
-    world = _World(facts=facts, known=known, architecture=architecture, profiles=_profiles(documents), unique={})
+    world = World(facts=facts, known=known, architecture=architecture, profiles=_profiles(documents), unique={})
     machines: dict[str, Resolved] = {}
     places: list[tuple[Place, Resolved]] = []
     owners: dict[str, str] = {}
@@ -118,7 +62,7 @@ def resolve(
             if name in machines:
                 place.wrong(f"already defined in {owners[name]}")
                 continue
-            layered = _Layered(
+            layered = Layered(
                 name=name,
                 place=place,
                 own=own,
@@ -163,7 +107,7 @@ def _profiles(documents: Iterable[Document]) -> dict[str, tuple[Place, Part]]:
     return profiles
 
 
-def _profile_list(place: Place, written: Machine, world: _World) -> None:
+def _profile_list(place: Place, written: Machine, world: World) -> None:
     place = place.at("profiles")
     document = place.document
     seen: set[str] = set()
@@ -178,8 +122,8 @@ def _profile_list(place: Place, written: Machine, world: _World) -> None:
         seen.add(name)
 
 
-def _machine(machine: _Layered, world: _World) -> Resolved:
-    base, family = _base(machine, world)
+def _machine(machine: Layered, world: World) -> Resolved:
+    base, family = base_of(machine, world)
     names = machine.own.profiles if machine.own.profiles is not None else machine.defaults.profiles or []
     profiles = [(name, world.profiles[name][1]) for name in names if name in world.profiles]
     own = _merged(machine.part, machine.below)
@@ -220,7 +164,7 @@ def _machine(machine: _Layered, world: _World) -> Resolved:
 
 
 def _with_recipes(
-    machine: _Layered, world: _World, base: Base, family: str, profiles: list[tuple[str, Part]], own: Part
+    machine: Layered, world: World, base: Base, family: str, profiles: list[tuple[str, Part]], own: Part
 ) -> tuple[list[tuple[str, Part]], Part]:
     """The profiles with what their recipes stand for on this machine, and its own part with what is the machine's alone."""
     from roost.definition import recipes  # few definitions have one
@@ -280,7 +224,7 @@ def _firstboot(parts: list[tuple[str, Part]]) -> tuple[Script, ...]:
     )
 
 
-def _no_new_privileges(machine: _Layered, layers: list[Contents]) -> bool | None:
+def _no_new_privileges(machine: Layered, layers: list[Contents]) -> bool | None:
     written = machine.get("no_new_privileges")
     if isinstance(written, bool):
         return written
@@ -308,7 +252,7 @@ def _contents(name: str, one: Part, family: str, release: str) -> Contents:
     )
 
 
-def _of_the_machine(machine: _Layered, own: Contents, *, boots: bool) -> Contents:
+def _of_the_machine(machine: Layered, own: Contents, *, boots: bool) -> Contents:
     """The machine's own layer, with what only machines have."""
     password = machine.get("root_password")
     return structs.replace(
@@ -329,7 +273,7 @@ def _adds(layer: Contents) -> bool:
     return bool(single or any(lists))
 
 
-def _repositories_once(machine: _Layered, layers: list[Contents]) -> list[Contents]:
+def _repositories_once(machine: Layered, layers: list[Contents]) -> list[Contents]:
     """A repository is written by the first layer that has it; two that contradict each other are a mistake."""
     made: dict[str, tuple[RepositoryKeys, str]] = {}
     result = []
@@ -353,7 +297,7 @@ def _repositories_once(machine: _Layered, layers: list[Contents]) -> list[Conten
     return result
 
 
-def _users_once(machine: _Layered, layers: list[Contents]) -> list[Contents]:
+def _users_once(machine: Layered, layers: list[Contents]) -> list[Contents]:
     """An account is made by the first layer that has it; two that contradict each other are a mistake."""
     made: dict[str, tuple[User, str]] = {}
     uids: dict[int, tuple[str, str]] = {}
@@ -374,122 +318,3 @@ def _users_once(machine: _Layered, layers: list[Contents]) -> list[Contents]:
                     place.wrong(f"uid {user.uid} of '{user.name}' ({title}) is that of '{other}' ({whose}) already")
         result.append(structs.replace(layer, users=tuple(users)) if len(users) < len(layer.users) else layer)
     return result
-
-
-def _base(machine: _Layered, world: _World) -> tuple[Base, str]:
-    source = machine.text("from_")
-    if machine.own.from_ is not None or (source and machine.own.distribution is None):
-        return _from_source(machine, source, world)
-    name = machine.text("distribution")
-    if not name:
-        if not machine.told("distribution") and not machine.told("from_"):
-            machine.place.wrong(f'distribution is missing: one of {", ".join(world.known)} (or from = "layer:NAME")')
-        return Base(), ""
-    facts = world.facts(name)
-    if facts is None:
-        near = machine.place.did_you_mean(name, world.known) or f", one of {', '.join(world.known)}"
-        machine.where("distribution").wrong(f"unknown distribution '{name}'{near}")
-        return Base(), ""
-    release = _release(machine, name, facts)
-    components = machine.get("components")
-    if components and not facts.components:
-        machine.where("components").wrong(f"{name} has no components: leave the key out")
-    keyring = machine.part.keyring or machine.below.keyring or ("", "")
-    check = machine.get("check_valid_until")
-    return Base(
-        distribution=name,
-        release=release,
-        architecture=_architecture(machine, name, release, facts, world),
-        bootstrap=_choice(machine, "bootstrap", facts.bootstraps, facts.bootstrap),
-        variant=_choice(machine, "variant", facts.variants, facts.variant),
-        components=tuple(components if isinstance(components, list) else facts.components),
-        mirror=machine.text("mirror"),
-        keyring=keyring[0],
-        keyring_digest=keyring[1],
-        check_valid_until=check if isinstance(check, bool) else None,
-        source_packages=machine.get("source_packages") is True,
-    ), facts.family
-
-
-def _from_source(machine: _Layered, source: str, world: _World) -> tuple[Base, str]:
-    kind, _, rest = source.partition(":")
-    allowed = {"tar": ("sha256", "signature", "keyring", "family"), "layer": ()}.get(kind, ("family",))
-    for key in ("sha256", "signature", "family"):
-        if key not in allowed and (getattr(machine.own, key) or (machine.own.from_ is None and machine.text(key))):
-            what = "of a layer, which knows its own" if kind == "layer" else f"of '{kind}:'"
-            machine.where(key).wrong(f"there is no {key} {what}: leave it out")
-    if kind == "layer":
-        return _from_layer(machine, source, ()), ""
-    base = _from_layer(machine, source, ("keyring",) if kind == "tar" else ())
-    below = machine.below.keyring if machine.own.from_ is None else None
-    keyring = (machine.part.keyring or below if kind == "tar" else None) or ("", "")
-    if kind not in origins.KINDS or origins.origin(source):  # told already
-        return Base(), ""
-    directory = machine.place.document.directory
-    sha256, signature = machine.text("sha256"), machine.text("signature")
-    if kind == "tar" and origins.is_url(rest) and not sha256 and not keyring[0]:
-        machine.where("from_").wrong(
-            "what is downloaded is checked: write its sha256, or a keyring with the keys that sign it"
-        )
-    if signature and not keyring[0]:
-        machine.where("signature").wrong("a signature needs a keyring: the file with the keys that sign it")
-    if keyring[0] and not signature:
-        signature = f"{rest}.asc"
-    return structs.replace(
-        base, from_layer="", source=origins.absolute(source, directory), architecture=world.architecture if kind == "oci" else "",
-        sha256=sha256, keyring=keyring[0], keyring_digest=keyring[1],
-        signature=signature if origins.is_url(signature) or not signature else os.path.join(directory, signature),
-    ), machine.text("family")  # fmt: skip
-
-
-def _from_layer(machine: _Layered, source: str, but: Sequence[str]) -> Base:
-    below = machine.defaults if machine.own.from_ is None else Machine()
-    also = [
-        key
-        for key in BASE_KEYS
-        if key not in but and (getattr(machine.own, key) is not None or getattr(below, key) is not None)
-    ]
-    if also:
-        names = ", ".join(map(_written, also))
-        what = f"made from '{source.partition(':')[0]}:'" if but or source[:6] != "layer:" else "made from a layer"
-        machine.where(also[0]).wrong(f"a machine {what} has its base already: leave out {names}")
-    return Base(from_layer=source.removeprefix("layer:"))
-
-
-def _release(machine: _Layered, name: str, facts: DistributionFacts) -> str:
-    release = machine.text("release")
-    if not release and len(facts.releases) == 1 and not machine.told("release"):
-        return facts.releases[0]
-    if not release:
-        if not machine.told("release"):
-            machine.place.wrong(f"release is missing: {name} has {', '.join(facts.releases)}")
-    elif release not in facts.releases:
-        near = machine.place.did_you_mean(release, facts.releases)
-        known = "" if near else f": it has {', '.join(facts.releases)}"
-        machine.where("release", "distribution").wrong(f"{name} has no release '{release}'{near}{known}")
-    return release
-
-
-def _architecture(machine: _Layered, name: str, release: str, facts: DistributionFacts, world: _World) -> str:
-    architecture = machine.text("architecture") or world.architecture
-    names = facts.release_architectures.get(release) or facts.architectures
-    if architecture not in names:
-        near = machine.place.did_you_mean(architecture, names) or f": it is made for {', '.join(names)}"
-        what = f"{name} {release} is not made for {architecture}" if release else f"{name} is not for {architecture}"
-        host = "" if machine.text("architecture") else " (this host's architecture)"
-        machine.where("architecture", "release", "distribution").wrong(f"{what}{host}{near}")
-    return architecture
-
-
-def _choice(machine: _Layered, key: str, known: list[str], default: str) -> str:
-    value = machine.text(key)
-    if value and value not in known:
-        near = machine.place.did_you_mean(value, known) or (
-            f", one of {', '.join(known)}" if known else ": it has none"
-        )
-        machine.where(key, "distribution").wrong(f"unknown {key} '{value}'{near}")
-    return value or default
-
-
-def _written(key: str) -> str:
-    return "from" if key == "from_" else key.replace("_", "-")

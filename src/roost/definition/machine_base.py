@@ -1,0 +1,134 @@
+"""What a machine's base is made from: a distribution's release, or another source; with every default filled in."""
+
+from __future__ import annotations
+
+import os.path
+from typing import TYPE_CHECKING
+
+from msgspec import structs
+
+from roost.definition import origins
+from roost.definition.layered import BASE_KEYS, written
+from roost.definition.model import Base, Machine
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from roost.definition.layered import Layered, World
+    from roost.definition.model import DistributionFacts
+
+
+def base_of(machine: Layered, world: World) -> tuple[Base, str]:
+    """What a machine's base is made from, and its family; empty while only its tree knows that."""
+    source = machine.text("from_")
+    if machine.own.from_ is not None or (source and machine.own.distribution is None):
+        return _from_source(machine, source, world)
+    name = machine.text("distribution")
+    if not name:
+        if not machine.told("distribution") and not machine.told("from_"):
+            machine.place.wrong(f'distribution is missing: one of {", ".join(world.known)} (or from = "layer:NAME")')
+        return Base(), ""
+    facts = world.facts(name)
+    if facts is None:
+        near = machine.place.did_you_mean(name, world.known) or f", one of {', '.join(world.known)}"
+        machine.where("distribution").wrong(f"unknown distribution '{name}'{near}")
+        return Base(), ""
+    release = _release(machine, name, facts)
+    components = machine.get("components")
+    if components and not facts.components:
+        machine.where("components").wrong(f"{name} has no components: leave the key out")
+    keyring = machine.part.keyring or machine.below.keyring or ("", "")
+    check = machine.get("check_valid_until")
+    return Base(
+        distribution=name,
+        release=release,
+        architecture=_architecture(machine, name, release, facts, world),
+        bootstrap=_choice(machine, "bootstrap", facts.bootstraps, facts.bootstrap),
+        variant=_choice(machine, "variant", facts.variants, facts.variant),
+        components=tuple(components if isinstance(components, list) else facts.components),
+        mirror=machine.text("mirror"),
+        keyring=keyring[0],
+        keyring_digest=keyring[1],
+        check_valid_until=check if isinstance(check, bool) else None,
+        source_packages=machine.get("source_packages") is True,
+    ), facts.family
+
+
+def _from_source(machine: Layered, source: str, world: World) -> tuple[Base, str]:
+    kind, _, rest = source.partition(":")
+    allowed = {"tar": ("sha256", "signature", "keyring", "family"), "layer": ()}.get(kind, ("family",))
+    for key in ("sha256", "signature", "family"):
+        if key not in allowed and (getattr(machine.own, key) or (machine.own.from_ is None and machine.text(key))):
+            what = "of a layer, which knows its own" if kind == "layer" else f"of '{kind}:'"
+            machine.where(key).wrong(f"there is no {key} {what}: leave it out")
+    if kind == "layer":
+        return _from_layer(machine, source, ()), ""
+    base = _from_layer(machine, source, ("keyring",) if kind == "tar" else ())
+    below = machine.below.keyring if machine.own.from_ is None else None
+    keyring = (machine.part.keyring or below if kind == "tar" else None) or ("", "")
+    if kind not in origins.KINDS or origins.origin(source):  # told already
+        return Base(), ""
+    directory = machine.place.document.directory
+    sha256, signature = machine.text("sha256"), machine.text("signature")
+    if kind == "tar" and origins.is_url(rest) and not sha256 and not keyring[0]:
+        machine.where("from_").wrong(
+            "what is downloaded is checked: write its sha256, or a keyring with the keys that sign it"
+        )
+    if signature and not keyring[0]:
+        machine.where("signature").wrong("a signature needs a keyring: the file with the keys that sign it")
+    if keyring[0] and not signature:
+        signature = f"{rest}.asc"
+    return structs.replace(
+        base, from_layer="", source=origins.absolute(source, directory), architecture=world.architecture if kind == "oci" else "",
+        sha256=sha256, keyring=keyring[0], keyring_digest=keyring[1],
+        signature=signature if origins.is_url(signature) or not signature else os.path.join(directory, signature),
+    ), machine.text("family")  # fmt: skip
+
+
+def _from_layer(machine: Layered, source: str, but: Sequence[str]) -> Base:
+    below = machine.defaults if machine.own.from_ is None else Machine()
+    also = [
+        key
+        for key in BASE_KEYS
+        if key not in but and (getattr(machine.own, key) is not None or getattr(below, key) is not None)
+    ]
+    if also:
+        names = ", ".join(map(written, also))
+        what = f"made from '{source.partition(':')[0]}:'" if but or source[:6] != "layer:" else "made from a layer"
+        machine.where(also[0]).wrong(f"a machine {what} has its base already: leave out {names}")
+    return Base(from_layer=source.removeprefix("layer:"))
+
+
+def _release(machine: Layered, name: str, facts: DistributionFacts) -> str:
+    release = machine.text("release")
+    if not release and len(facts.releases) == 1 and not machine.told("release"):
+        return facts.releases[0]
+    if not release:
+        if not machine.told("release"):
+            machine.place.wrong(f"release is missing: {name} has {', '.join(facts.releases)}")
+    elif release not in facts.releases:
+        near = machine.place.did_you_mean(release, facts.releases)
+        known = "" if near else f": it has {', '.join(facts.releases)}"
+        machine.where("release", "distribution").wrong(f"{name} has no release '{release}'{near}{known}")
+    return release
+
+
+def _architecture(machine: Layered, name: str, release: str, facts: DistributionFacts, world: World) -> str:
+    architecture = machine.text("architecture") or world.architecture
+    names = facts.release_architectures.get(release) or facts.architectures
+    if architecture not in names:
+        near = machine.place.did_you_mean(architecture, names) or f": it is made for {', '.join(names)}"
+        what = f"{name} {release} is not made for {architecture}" if release else f"{name} is not for {architecture}"
+        host = "" if machine.text("architecture") else " (this host's architecture)"
+        machine.where("architecture", "release", "distribution").wrong(f"{what}{host}{near}")
+    return architecture
+
+
+def _choice(machine: Layered, key: str, known: list[str], default: str) -> str:
+    value = machine.text(key)
+    if value and value not in known:
+        near = machine.place.did_you_mean(value, known) or (
+            f", one of {', '.join(known)}" if known else ": it has none"
+        )
+        machine.where(key, "distribution").wrong(f"unknown {key} '{value}'{near}")
+    return value or default
