@@ -47,7 +47,9 @@ def load(path: str | os.PathLike[str] | None = None) -> Loaded:
     """
     from roost.distro.recipe import RECIPES
 
-    return load_definition(path, facts=facts.of_distribution, known=RECIPES, architecture=facts.architecture())
+    return load_definition(
+        path, facts=facts.of_distribution, known=RECIPES, architecture=facts.architecture(), own=facts.of_own
+    )
 
 
 _TRIES = 3  # when somebody removes a run's layers before it begins

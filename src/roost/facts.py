@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from roost import plan as planner
-from roost.definition.model import DistributionFacts
-from roost.distro.recipe import FAMILIES, RECIPES, VERSIONS, families_path, path_of, recipe
+from roost.definition.model import DistributionFacts, OwnRecipe
+from roost.distro.recipe import RECIPES, families_path, makes_layers, path_of, recipe, version_of
 from roost.errors import StoreError
 
 if TYPE_CHECKING:
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from typing import Any
 
     from roost.definition.model import Base
+    from roost.definition.package_sets import Sets
+    from roost.distro.recipe import Recipe
     from roost.store import Store
 
 # uname(2)'s words → Debian's (dpkg's cputable)
@@ -33,13 +35,21 @@ def architecture() -> str:
 
 def of_distribution(name: str) -> DistributionFacts | None:
     """The facts of a distribution, None when there is no recipe for it."""
-    if name not in RECIPES:
-        return None
-    data = recipe(name)
+    return _facts(recipe(name), None) if name in RECIPES else None
+
+
+def of_own(path: str, shown: str) -> DistributionFacts:
+    """The facts of a recipe that came with a definition. Raises DefinitionError with a line for every mistake of it."""
+    from roost.distro.own import read  # few definitions have one
+
+    return _facts(*read(path, shown))
+
+
+def _facts(data: Recipe, own: OwnRecipe | None) -> DistributionFacts:
     return DistributionFacts(
         family=data.family,
         architectures=data.architectures,
-        releases=list(data.releases),
+        releases=sorted(data.releases, key=lambda name: _age(name, data), reverse=True),
         release_architectures={n: r.architectures for n, r in data.releases.items() if r.architectures},
         components=data.components,
         bootstraps=data.bootstraps,
@@ -47,7 +57,20 @@ def of_distribution(name: str) -> DistributionFacts | None:
         variants=data.variants,
         variant=data.variant,
         keyring=data.keyring,
+        versions={r.version: n for n, r in data.releases.items() if r.version and r.version not in data.releases},
+        sets=data.sets,
+        release_sets={n: r.sets for n, r in data.releases.items() if r.sets},
+        obsolete=data.obsolete,
+        release_obsolete={n: r.obsolete for n, r in data.releases.items() if r.obsolete},
+        own=own,
     )
+
+
+def _age(name: str, data: Recipe) -> tuple[bool, list[int]]:
+    """What has no number is newer than all that have one."""
+    version = data.releases[name].version or (name if name[:1].isdigit() else "")
+    numbers = [int(word) for word in version.replace("-", ".").split(".") if word.isdigit()]
+    return not numbers, numbers
 
 
 def inputs(distributions: Iterable[str]) -> set[str]:
@@ -58,12 +81,12 @@ def inputs(distributions: Iterable[str]) -> set[str]:
 def versions(distribution: str, family: str) -> list[int]:
     """The versions that are part of a layer's identity: the recipe's (of a base) and the family's."""
     own = [recipe(distribution).version] if distribution else []
-    return [*own, VERSIONS.get(family, 0)] if family else own
+    return [*own, version_of(family)] if family else own
 
 
 def is_made(family: str) -> bool:
     """Whether layers of a family can be made; else they can be planned only."""
-    return not family or family in FAMILIES  # what is no shipped family's fails by itself
+    return makes_layers(family)
 
 
 class Names(Mapping[str, tuple[str, tuple[str, ...], str]]):
@@ -106,8 +129,14 @@ def known(
         except StoreError:
             return ""
 
+    def sets_of_tree(digest: str) -> tuple[Sets, str]:
+        from roost.system import sets_in  # few machines stand on such a tree
+
+        return sets_in(store, digest, of_distribution, architecture())
+
     return planner.Known(
-        present=Present(store), last=last, names=Names(store), refreshed=refreshed, found=found, family_of=family_of
+        present=Present(store), last=last, names=Names(store), refreshed=refreshed, found=found, family_of=family_of,
+        sets_of=sets_of_tree,
     )  # fmt: skip
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from msgspec import Struct
 
+from roost.definition.package_sets import Sets, has_open, with_system
 from roost.definition.resolve import with_family
 from roost.errors import DefinitionError
 
@@ -101,7 +102,7 @@ class Known(Struct, frozen=True, kw_only=True):
     ``present``: digests of whole layers. ``last``: machine → the layers it had when it was last built, as (role, digest,
     facts). ``names``: committed layers by name, as (digest, parents from the base up, family).
     ``refreshed``: identities of layers that were made anew, and when. ``found`` looks at a base's source, ``family_of`` is
-    the family of a layer that is there, or empty.
+    the family of a layer that is there, or empty; ``sets_of`` are the package sets of what it is, or why nobody knows.
     """
 
     present: Container[str]
@@ -110,6 +111,7 @@ class Known(Struct, frozen=True, kw_only=True):
     refreshed: Mapping[str, str] = {}
     found: Callable[[Base], Found] = lambda base: Found(word="source", why=f"{base.source} was not looked at")
     family_of: Callable[[str], str] = lambda _digest: ""
+    sets_of: Callable[[str], tuple[Sets, str]] = lambda _digest: (Sets(), "what is below it is not known")
 
 
 def digest(*parts: object) -> str:
@@ -158,10 +160,12 @@ def _chain(machine: Resolved, known: Known, versions: Callable[[str, str], list[
     else:
         base = machine.base
         facts = _base_facts(base)
-        parent = digest(FORMAT, versions(base.distribution, family), "", facts)
+        parent = digest(FORMAT, versions("" if base.recipe else base.distribution, family), "", facts)
         name = f"base {base.distribution} {base.release} {base.architecture}"
         chain.append(_layer(parent, "", "base", name, family, facts, known, last, base=base))
         parent = chain[-1].digest
+    if not machine.base.distribution and has_open(machine):
+        machine = with_system(machine, *known.sets_of(parent))
     for contents in machine.layers:
         facts = contents_facts(contents)
         own = digest(FORMAT, versions("", family), parent, facts)
@@ -212,7 +216,7 @@ def _layer(
 
 def _base_facts(base: Base) -> dict[str, Any]:
     facts = msgspec.to_builtins(base)
-    del facts["keyring"], facts["from_layer"]  # its digest counts, not where it lies
+    del facts["keyring"], facts["recipe"], facts["from_layer"]  # its digest counts, not where it lies
     return {key: value for key, value in facts.items() if value not in ("", None, False)}
 
 

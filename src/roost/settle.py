@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from roost.bases.known import Origins
+from roost.definition.package_sets import has_open
 from roost.errors import Error, of_os
 
 if TYPE_CHECKING:
@@ -43,7 +44,11 @@ def settle(
             except OSError as e:
                 errors[item.layers[0]] = of_os(e)
     now = plan()
-    open_ = [item for item in now.machines if item.machine.base.source and not item.machine.family]
+    open_ = [
+        item
+        for item in now.machines
+        if item.machine.base.source and (not item.machine.family or has_open(item.machine))
+    ]
     wanted = {digest for item in open_ for digest in item.layers}
     made = {layer.digest for layer in now.layers if layer.is_given and layer.verb == "build"}
     if not made & wanted:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from roost.trees import OS_RELEASE, beginning
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 NONE = "none"
 _FAMILIES = {
@@ -31,20 +31,26 @@ def family(trees: Sequence[str]) -> str:
     ID comes before ID_LIKE; one that is not known is no matter when exactly one package manager is there.
     """
     there = [name for name, paths in _PROGRAMS.items() if any(beginning(trees, path) is not None for path in paths)]
-    for word in _words(trees):
+    for word in words(fields(trees)):
         name = _FAMILIES.get(word) or next((f for w, f in _FAMILIES.items() if word.startswith(f"{w}-")), "")
         if name in there:
             return name
     return there[0] if len(there) == 1 else NONE
 
 
-def _words(trees: Sequence[str]) -> list[str]:
-    text = next((found for path in OS_RELEASE if (found := beginning(trees, path)) is not None), b"")
-    fields: dict[str, str] = {}
+def fields(trees: Sequence[str]) -> dict[str, str]:
+    """What os-release(5) says in a stack of trees, the top first; nothing when there is none."""
+    text = next((there for path in OS_RELEASE if (there := beginning(trees, path)) is not None), b"")
+    found: dict[str, str] = {}
     for line in text.decode(errors="replace").splitlines():
         key, _, value = line.partition("=")
         try:
-            fields[key.strip()] = " ".join(shlex.split(value))
+            found[key.strip()] = " ".join(shlex.split(value))
         except ValueError:  # a quote without its other
             continue
-    return [*fields.get("ID", "").lower().split(), *fields.get("ID_LIKE", "").lower().split()]
+    return found
+
+
+def words(said: Mapping[str, str]) -> list[str]:
+    """What a system calls itself, then what it is like."""
+    return [*said.get("ID", "").lower().split(), *said.get("ID_LIKE", "").lower().split()]

@@ -139,11 +139,12 @@ def nul(text: str) -> str:
 
 
 def package(name: str) -> str:
-    """NAME, NAME:ARCHITECTURE, NAME=VERSION or NAME/RELEASE: nothing that a package manager takes for an option,
+    """@SET, NAME, NAME:ARCHITECTURE, NAME=VERSION or NAME/RELEASE: nothing that a package manager takes for an option,
     a pattern or (a '-' at the end, apt-get(8)) an order to remove.
     """
     if name.startswith("@"):
-        return f"package sets ({name!r}) are not known yet: name the packages"
+        good = made_of(name[1:], LOWER + DIGITS + "-") and name[1] != "-"
+        return "" if good else f"not a package set {name!r}: '@' and its name, like \"@build-essential\""
     if name[:1] == "-":
         return f"not a package's name {name!r}: it begins with '-'"
     word = LETTERS + DIGITS + "+._-"

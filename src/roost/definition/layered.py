@@ -11,6 +11,7 @@ from roost.definition.mistakes import Place
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from roost.definition.mistakes import Document
     from roost.definition.model import DistributionFacts, Machine
     from roost.definition.parts import Part
 
@@ -29,10 +30,10 @@ BASE_KEYS = (
 
 
 class World(Struct, frozen=True, kw_only=True):
-    """What every machine of a load shares."""
+    """What every machine of a load shares. ``facts`` and ``known`` are of the distributions of a document."""
 
-    facts: Callable[[str], DistributionFacts | None]
-    known: Sequence[str]
+    facts: Callable[[Document, str], DistributionFacts | None]
+    known: Callable[[Document], Sequence[str]]
     architecture: str
     profiles: dict[str, tuple[Place, Part]]
     unique: dict[str, str]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct, ValidationError, convert
 
+from roost.definition.checks import profile_name
 from roost.definition.mistakes import Document, Place, report
 from roost.definition.model import Definition, Machine, Pool, Profile, Resolved
 from roost.definition.parts import read_regular
@@ -22,7 +23,12 @@ if TYPE_CHECKING:
 
     from roost.definition.model import DistributionFacts
 
+    Own = Callable[[str, str], DistributionFacts]
+    """Of a path, and how it is called in messages. Raises DefinitionError with a line for every mistake."""
+
 FILE = "roost.toml"
+RECIPES = "recipes"
+"""The directory of a definition's own recipes, beside it."""
 MACHINES = "/etc/roost/machines"
 TEXT_MOST = 1 << 20
 """Bytes of a definition: more is another kind of file."""
@@ -57,12 +63,14 @@ def load(
     known: Sequence[str],
     architecture: str,
     machines: str = MACHINES,
+    own: Own | None = None,
 ) -> Loaded:
     """The machines of a definition.
 
     ``path`` None: ``./roost.toml``, else every ``*.toml`` in the directory ``machines`` as one definition: machines and
     profiles share one space of names, ``[defaults]`` are for the machines of their own file.
-    ``facts`` gives what is known of a distribution, None when it is not one; ``known`` are the names to suggest.
+    ``facts`` gives what is known of a distribution, None when it is not one; ``known`` are the names to suggest. ``own``
+    reads a recipe that came with the definition, ``recipes/NAME.toml`` in its directory.
     ``architecture`` is the host's, by Debian's name.
 
     Raises DefinitionError with a line for every mistake, or when there is no definition.
@@ -72,14 +80,8 @@ def load(
     together = path is None and names != [FILE]
     documents = [_document(name) for name in names]
     shown = machines if together else names[0]
-    distributions: dict[str, DistributionFacts | None] = {}
-
-    def remembered(name: str) -> DistributionFacts | None:
-        if name not in distributions:
-            distributions[name] = facts(name)
-        return distributions[name]
-
-    resolved = resolve(documents, facts=remembered, known=known, architecture=architecture)
+    distributions = _Distributions(facts, known, own)
+    resolved = resolve(documents, facts=distributions.facts, known=distributions.names, architecture=architecture)
     if not resolved and not any(("machines",) in document.skipped for document in documents):
         Place(documents[0], ("machines",)).wrong("there is no machine, add a table [machines.NAME]")
     addresses, addresses6 = pool(documents)
@@ -94,6 +96,48 @@ def load(
         pool=addresses,
         pool6=addresses6,
     )
+
+
+class _Distributions:
+    """Shipped and own recipes, each asked for once."""
+
+    def __init__(
+        self, shipped: Callable[[str], DistributionFacts | None], known: Sequence[str], own: Own | None
+    ) -> None:
+        self._shipped = shipped
+        self._known = known
+        self._own = own
+        self._found: dict[tuple[str, str], DistributionFacts | None] = {}
+
+    def facts(self, document: Document, name: str) -> DistributionFacts | None:
+        key = (document.directory, name)
+        if key not in self._found:
+            self._found[key] = self._read(document, name)
+        found = self._found[key]
+        if found and found.own:
+            document.inputs.update((found.own.path, *(path for path, _ in found.own.keyrings.values())))
+        return found
+
+    def names(self, document: Document) -> Sequence[str]:
+        """Those to suggest."""
+        try:
+            there = sorted(os.listdir(os.path.join(document.directory, RECIPES)))
+        except OSError:
+            there = []
+        return [*self._known, *(one.removesuffix(".toml") for one in there if one.endswith(".toml"))]
+
+    def _read(self, document: Document, name: str) -> DistributionFacts | None:
+        found = self._shipped(name)
+        if self._own is None or profile_name(name):
+            return found
+        path = os.path.join(document.directory, RECIPES, f"{name}.toml")
+        if not os.path.lexists(path):
+            return found
+        shown = os.path.join(os.path.dirname(document.name), RECIPES, f"{name}.toml")
+        if found is not None:
+            hint = f'give yours another name, and write extends = "{name}" in it'
+            raise DefinitionError(f"{shown}: '{name}' is the name of a recipe of Roost's", hint=hint)
+        return self._own(path, shown)
 
 
 def find(*, machines: str = MACHINES) -> list[str]:
@@ -118,16 +162,21 @@ def find(*, machines: str = MACHINES) -> list[str]:
     )
 
 
-def _document(name: str) -> Document:
+def read_table(name: str) -> tuple[str, dict[str, Any]]:
+    """The text of a TOML file, and what it says. Raises DefinitionError with the line of what is no TOML."""
     text = _text(name)
-    directory = os.path.dirname(os.path.abspath(name))
     if line := _too_deep(text):
         mistake = f"{name}:{line}: a key of more than {DEPTH_MOST} parts"
         raise DefinitionError(f"{name}: 1 mistake", details=mistake, hint="is this a definition?")
     try:
-        table = tomllib.loads(text)
+        return text, tomllib.loads(text)
     except (ValueError, RecursionError) as error:  # ValueError: also an integer of more digits than Python takes
         raise _syntax(name, text, error) from None
+
+
+def _document(name: str) -> Document:
+    text, table = read_table(name)
+    directory = os.path.dirname(os.path.abspath(name))
     try:
         definition = convert(table, Definition)
     except ValidationError as error:

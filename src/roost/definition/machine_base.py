@@ -9,13 +9,15 @@ from msgspec import structs
 
 from roost.definition import origins
 from roost.definition.layered import BASE_KEYS, written
-from roost.definition.model import Base, Machine
+from roost.definition.model import Base, Machine, OwnRecipe
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from roost.definition.layered import Layered, World
     from roost.definition.model import DistributionFacts
+
+OWN_RECIPE = "recipes/NAME.toml beside this file adds one (docs/definition.md, Own distributions)"
 
 
 def base_of(machine: Layered, world: World) -> tuple[Base, str]:
@@ -26,18 +28,21 @@ def base_of(machine: Layered, world: World) -> tuple[Base, str]:
     name = machine.text("distribution")
     if not name:
         if not machine.told("distribution") and not machine.told("from_"):
-            machine.place.wrong(f'distribution is missing: one of {", ".join(world.known)} (or from = "layer:NAME")')
+            every = ", ".join(world.known(machine.place.document))
+            machine.place.wrong(f'distribution is missing: one of {every} (or from = "layer:NAME")')
         return Base(), ""
-    facts = world.facts(name)
+    facts = world.facts(machine.place.document, name)
     if facts is None:
-        near = machine.place.did_you_mean(name, world.known) or f", one of {', '.join(world.known)}"
+        known = world.known(machine.place.document)
+        near = machine.place.did_you_mean(name, known) or f", one of {', '.join(known)}; {OWN_RECIPE}"
         machine.where("distribution").wrong(f"unknown distribution '{name}'{near}")
         return Base(), ""
     release = _release(machine, name, facts)
     components = machine.get("components")
     if components and not facts.components:
         machine.where("components").wrong(f"{name} has no components: leave the key out")
-    keyring = machine.part.keyring or machine.below.keyring or ("", "")
+    own = facts.own or OwnRecipe(path="")
+    keyring = machine.part.keyring or machine.below.keyring or own.keyrings.get(release, ("", ""))
     check = machine.get("check_valid_until")
     return Base(
         distribution=name,
@@ -51,6 +56,8 @@ def base_of(machine: Layered, world: World) -> tuple[Base, str]:
         keyring_digest=keyring[1],
         check_valid_until=check if isinstance(check, bool) else None,
         source_packages=machine.get("source_packages") is True,
+        recipe=own.path,
+        recipe_digest=own.digests.get(release, ""),
     ), facts.family
 
 
@@ -107,8 +114,9 @@ def _release(machine: Layered, name: str, facts: DistributionFacts) -> str:
         if not machine.told("release"):
             machine.place.wrong(f"release is missing: {name} has {', '.join(facts.releases)}")
     elif release not in facts.releases:
-        near = machine.place.did_you_mean(release, facts.releases)
-        known = "" if near else f": it has {', '.join(facts.releases)}"
+        named = facts.versions.get(release, "")
+        near = f", did you mean '{named}'?" if named else machine.place.did_you_mean(release, facts.releases)
+        known = "" if near else f": it has {', '.join(facts.releases)}; {OWN_RECIPE}"
         machine.where("release", "distribution").wrong(f"{name} has no release '{release}'{near}{known}")
     return release
 
@@ -118,10 +126,24 @@ def _architecture(machine: Layered, name: str, release: str, facts: Distribution
     names = facts.release_architectures.get(release) or facts.architectures
     if architecture not in names:
         near = machine.place.did_you_mean(architecture, names) or f": it is made for {', '.join(names)}"
+        near += _since(architecture, release, facts)
         what = f"{name} {release} is not made for {architecture}" if release else f"{name} is not for {architecture}"
         host = "" if machine.text("architecture") else " (this host's architecture)"
         machine.where("architecture", "release", "distribution").wrong(f"{what}{host}{near}")
     return architecture
+
+
+def _since(architecture: str, release: str, facts: DistributionFacts) -> str:
+    """Since when, or until when, a distribution has an architecture that this release has not."""
+    order = facts.releases
+    there = [n for n in order if architecture in (facts.release_architectures.get(n) or facts.architectures)]
+    if not there or release not in order:
+        return ""
+    at = order.index(release)
+    newer, older = [n for n in there if order.index(n) < at], [n for n in there if order.index(n) > at]
+    if newer and not older:
+        return f" ({architecture} is there since {newer[-1]})"
+    return f" ({architecture} was there until {older[0]})" if older and not newer else ""
 
 
 def _choice(machine: Layered, key: str, known: list[str], default: str) -> str:

@@ -199,12 +199,34 @@ class Definition(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, 
     profiles: dict[str, Profile] = {}
 
 
+class Obsolete(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
+    """A package's name of another time: ``use`` is what is installed instead (empty: nothing), and ``why``.
+
+    ``releases`` are those that have the old name all the same.
+    """
+
+    use: str = ""
+    why: str
+    releases: list[str] = []
+
+
+class OwnRecipe(Struct, frozen=True, kw_only=True):
+    """A recipe that came with the definition: its file; by release what of it counts for a base (a SHA-256), and the
+    keyring beside it, as its path and the SHA-256 of its content.
+    """
+
+    path: str
+    digests: dict[str, str] = {}
+    keyrings: dict[str, tuple[str, str]] = {}
+
+
 class DistributionFacts(Struct, frozen=True, kw_only=True):
     """What the loader has to know of a distribution, taken from its recipe by the caller.
 
-    ``release_architectures`` has only the releases that differ from ``architectures``. ``components`` are those used
-    when the definition does not say; ``bootstrap`` and ``variant`` likewise. A family has no components, or no variants,
-    when there are none here.
+    ``releases`` are in an order for people, the newest first. ``release_architectures`` has only the releases that differ
+    from ``architectures``. ``components`` are those used when the definition does not say; ``bootstrap`` and ``variant``
+    likewise. A family has no components, or no variants, when there are none here. ``versions`` are numbers by which people
+    call releases that have names. ``sets`` and ``obsolete`` are the recipe's, those of releases come before them.
     """
 
     family: str
@@ -217,6 +239,12 @@ class DistributionFacts(Struct, frozen=True, kw_only=True):
     variants: list[str] = []
     variant: str = ""
     keyring: str = ""
+    versions: dict[str, str] = {}
+    sets: dict[str, list[str]] = {}
+    release_sets: dict[str, dict[str, list[str]]] = {}
+    obsolete: dict[str, Obsolete] = {}
+    release_obsolete: dict[str, dict[str, Obsolete]] = {}
+    own: OwnRecipe | None = None
 
 
 class FileContent(Struct, frozen=True, kw_only=True):
@@ -276,6 +304,8 @@ class Contents(Struct, frozen=True, kw_only=True):
     is not known, which is so for a machine made from a layer until ``with_family`` says what that layer is.
     ``remove_packages`` and ``remove_choices`` are those that go once these are installed.
     ``init``: the family's packages for a machine that boots are added. ``root_password`` is a crypt(5) hash, or empty
+    ``notes`` say what became of names that are not installed as they are written; ``open`` says why ``@SETS`` among the
+    packages cannot be. ``init``: the family's packages for a machine that boots are added. ``root_password`` is a crypt(5) hash, or empty
     for none at all; None leaves it as it is.
     """
 
@@ -284,6 +314,8 @@ class Contents(Struct, frozen=True, kw_only=True):
     choices: dict[str, tuple[str, ...]] = {}
     remove_packages: tuple[str, ...] = ()
     remove_choices: dict[str, tuple[str, ...]] = {}
+    notes: tuple[str, ...] = ()
+    open: str = ""
     users: tuple[User, ...] = ()
     files: tuple[FileContent, ...] = ()
     scripts: tuple[Script, ...] = ()
@@ -301,6 +333,7 @@ class Base(Struct, frozen=True, kw_only=True):
     ``mirror`` and ``keyring`` are empty when the definition does not say: then the host's own apt configuration or
     the recipe decides at build time, and they are no part of the layer's identity. ``keyring`` is a path and
     ``keyring_digest`` the SHA-256 of its content. ``from_layer`` names a committed layer instead of all the rest.
+    ``recipe`` is the file of a recipe that came with the definition, and ``recipe_digest`` what of it counts.
     ``source`` is what else a base is made from ("tar:/FILE", see ``roost.definition.origins``), ``sha256`` what a tar must
     have, ``signature`` the address or path of the one that ``keyring`` is for.
     """
@@ -320,6 +353,8 @@ class Base(Struct, frozen=True, kw_only=True):
     source: str = ""
     sha256: str = ""
     signature: str = ""
+    recipe: str = ""
+    recipe_digest: str = ""
 
 
 class Resolved(Struct, frozen=True, kw_only=True):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os.path
 
 from roost.definition.checks import DIGITS, LETTERS, made_of, nul, profile_name
+from roost.definition.families import is_family
 
 KINDS = ("layer", "tar", "oci", "dir", "mkosi")
 FORMS = '"layer:NAME", "tar:FILE", "tar:URL", "oci:IMAGE", "dir:DIRECTORY" or "mkosi:DIRECTORY"'
@@ -52,7 +53,7 @@ def digest(text: str) -> str:
 
 def family(text: str) -> str:
     """What is wrong with a ``family``."""
-    return "" if text in MANAGERS else f"unknown family '{text}', one of {', '.join(MANAGERS)}"
+    return "" if text in MANAGERS or is_family(text) else f"unknown family '{text}', one of {', '.join(MANAGERS)}"
 
 
 def _address(url: str) -> str:

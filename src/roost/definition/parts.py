@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from msgspec import Struct
 
 from roost.definition import checks, origins
+from roost.definition.families import is_family
 from roost.definition.model import Bind, File, FileContent, Machine, Profile, RepositoryKeys, Script, User
 
 if TYPE_CHECKING:
@@ -135,7 +136,7 @@ def _packages(place: Place, written: list[str] | dict[str, list[str]]) -> dict[s
         _each(place, written, checks.package)
         return {"": tuple(written)}
     for family, names in written.items():
-        if family not in checks.FAMILIES:
+        if not is_family(family):
             known = place.did_you_mean(family, checks.FAMILIES) or f", one of {', '.join(checks.FAMILIES)}"
             place.at(family).wrong(f"unknown family of distributions{known}")
         _each(place.at(family), names, checks.package)

@@ -29,6 +29,7 @@ from roost.definition.layered import Layered, World
 from roost.definition.machine_base import base_of
 from roost.definition.mistakes import Place, listed
 from roost.definition.model import BootTerms, Contents, NetworkTerms, RepositoryKeys, Resolved, User
+from roost.definition.package_sets import is_open, replaced, sets_of
 from roost.definition.parts import Part, part
 from roost.definition.together import contradictions
 
@@ -37,13 +38,14 @@ if TYPE_CHECKING:
 
     from roost.definition.mistakes import Document
     from roost.definition.model import Base, Bind, DistributionFacts, Machine, Script
+    from roost.definition.package_sets import Sets
 
 
 def resolve(
     documents: Iterable[Document],
     *,
-    facts: Callable[[str], DistributionFacts | None],
-    known: Sequence[str],
+    facts: Callable[[Document, str], DistributionFacts | None],
+    known: Callable[[Document], Sequence[str]],
     architecture: str,
 ) -> dict[str, Resolved]:
     """Every machine of the documents; mistakes are kept in the documents, and then the result is not to be used."""
@@ -130,6 +132,8 @@ def _machine(machine: Layered, world: World) -> Resolved:
     if machine.own.options or machine.defaults.options or any(one.recipe for _, one in profiles):
         profiles, own = _with_recipes(machine, world, base, family, profiles, own)
     layers = [_contents(name, one, family, base.release) for name, one in [*profiles, ("", own)]]
+    if any(layer.packages for layer in layers) and (sets := _sets(machine, world, base)) is not None:
+        layers = [_with_sets(machine, world, layer, family, sets) for layer in layers]
     layers[-1] = _of_the_machine(machine, layers[-1], boots=own.boot is not None)
     layers = _repositories_once(machine, _users_once(machine, layers))
     environment: dict[str, str] = {}
@@ -250,6 +254,34 @@ def _contents(name: str, one: Part, family: str, release: str) -> Contents:
         ),
         services=one.services or (),
     )
+
+
+def _sets(machine: Layered, world: World, base: Base) -> tuple[Sets, bool] | None:
+    """What "@NAME" stands for, and whether the release is one; None: only the tree says, or a mistake was told."""
+    facts = world.facts(machine.place.document, base.distribution) if base.distribution else None
+    if facts is None:
+        return None
+    return sets_of(base.distribution, facts, base.release, base.architecture), base.release in facts.releases
+
+
+def _with_sets(machine: Layered, world: World, layer: Contents, family: str, known: tuple[Sets, bool]) -> Contents:
+    """A layer's packages as they are installed; a set that there is not is told where it is written."""
+    if not is_open(layer.packages) and not known[0].obsolete.keys() & set(layer.packages):
+        return layer
+    found = replaced(layer.packages, known[0])
+    if found.unknown and known[1]:
+        if layer.name:
+            above = world.profiles[layer.name][0]
+            place, written = above.at("packages"), above.document.definition.profiles[layer.name].packages
+        else:
+            place = machine.where("packages")
+            written = (machine.own.packages if machine.own.packages is not None else machine.defaults.packages) or []
+        for index, message in found.unknown:
+            names = written if isinstance(written, list) else written.get(family, [])
+            keys = () if isinstance(written, list) else (family,)
+            word = layer.packages[index]
+            (place.at(*keys, names.index(word)) if word in names else place).wrong(message)
+    return structs.replace(layer, packages=found.packages, notes=found.notes)
 
 
 def _of_the_machine(machine: Layered, own: Contents, *, boots: bool) -> Contents:

@@ -164,7 +164,7 @@ def _host_entry(base: Base, recipe: Recipe, release: Release, host: HostApt, sui
     An archived release is not on the host's mirror, and ports are not where the main architectures are.
     """
     ports = recipe.ports_architectures
-    if host.distribution != base.distribution or release.mirrors:
+    if host.distribution not in (base.distribution, recipe.mirrors_of) or release.mirrors:
         return None
     if (base.architecture in ports) != (host.architecture in ports):
         return None

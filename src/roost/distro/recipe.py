@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from msgspec import Struct, convert
 
+from roost.definition import checks, families
+from roost.definition.model import Obsolete  # noqa: TC001  # msgspec reads it
 from roost.errors import DefinitionError
 
 if TYPE_CHECKING:
@@ -60,6 +62,7 @@ class Release(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, ren
     mmdebstrap_hooks: list[str] = []
     packages: dict[str, list[str]] = {}
     sets: dict[str, list[str]] = {}
+    obsolete: dict[str, Obsolete] = {}
     archived: bool = False
     signed_metadata: bool = False
     options: dict[str, str] = {}
@@ -74,7 +77,9 @@ class Recipe(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rena
     has its own; ``keyring_source`` is where to get it on a host without that package. ``ports_mirrors`` are those of
     ``ports_architectures``. ``bootstraps`` and ``variants``: what a definition may choose, the default bootstrap first.
     ``components`` are apt's. ``packages`` of a variant are what a base is made of, where no program knows that by itself.
-    ``sets`` are what ``@NAME`` among a definition's packages stands for; a release's own come before these.
+    ``sets`` are what ``@NAME`` among a definition's packages stands for (see ``roost.definition.package_sets``), ``obsolete``
+    are names of packages of another time, with what is installed instead; a release's own come before these.
+    ``mirrors_of`` is the distribution whose mirrors these are, when it has another name: the host's own serve it then.
     """
 
     name: str
@@ -94,7 +99,9 @@ class Recipe(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rena
     variants: list[str] = []
     packages: dict[str, list[str]] = {}
     sets: dict[str, list[str]] = {}
+    obsolete: dict[str, Obsolete] = {}
     debootstrap_script: str = ""
+    mirrors_of: str = ""
     releases: dict[str, Release]
 
 
@@ -255,13 +262,26 @@ def unmanaged() -> Family:
 
 def family_of_tree(name: str) -> Family:
     """The family of a tree that no recipe made; when Roost does not drive its package manager, ``unmanaged``."""
-    return family(name) if name in FAMILIES else unmanaged()
+    return family(name) if makes_layers(name) and name not in ("", "none") else unmanaged()
+
+
+def makes_layers(name: str) -> bool:
+    """Whether there is a family that makes layers by this name, shipped or added."""
+    return name in FAMILIES or (name not in checks.FAMILIES and (name in ("", "none") or name in families.added()))
+
+
+def version_of(name: str) -> int:
+    """A family's version, which is part of every layer's identity."""
+    if name in VERSIONS or name in checks.FAMILIES or name in ("", "none") or name not in families.added():
+        return VERSIONS.get(name, 0)
+    version: int = getattr(family(name), "VERSION")  # noqa: B009  # shipped families have theirs in VERSIONS
+    return version
 
 
 def family(name: str) -> Family:
     """The module of a family, imported now and not before.
 
-    Raises DefinitionError when there is none of that name, or none that makes layers.
+    Raises DefinitionError when there is none of that name, none that makes layers, or an added one that is no family.
     """
     if name == "none":
         return unmanaged()
@@ -274,6 +294,10 @@ def family(name: str) -> Family:
             hint=f"name machines of the others ({works}); `roost plan` shows what would be made of this one",
         )
     if name not in FAMILIES:
+        if name not in checks.FAMILIES and name in families.added():
+            from roost.distro.added import load
+
+            return load(families.added()[name])
         raise DefinitionError(f"unknown family {name!r}", hint=f"one of {', '.join(sorted(FAMILIES))}")
     module: Family = import_module(FAMILIES[name])  # import_module is Any-free: the protocol is checked by tests
     return module
