@@ -107,7 +107,8 @@ def known(
             return ""
 
     return planner.Known(
-        present=Present(store), last=last, names=Names(store), refreshed=refreshed, found=found, family_of=family_of
+        present=Present(store), last=last, names=Names(store), refreshed=refreshed, found=found, family_of=family_of,
+        drives=FAMILIES.__contains__,
     )  # fmt: skip
 
 

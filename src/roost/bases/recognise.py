@@ -38,7 +38,8 @@ def family(trees: Sequence[str]) -> str:
     return there[0] if len(there) == 1 else NONE
 
 
-def _words(trees: Sequence[str]) -> list[str]:
+def os_release(trees: Sequence[str]) -> dict[str, str]:
+    """What os-release(5) says in a stack of trees, the top first; empty when there is none."""
     text = next((found for path in OS_RELEASE if (found := beginning(trees, path)) is not None), b"")
     fields: dict[str, str] = {}
     for line in text.decode(errors="replace").splitlines():
@@ -47,4 +48,9 @@ def _words(trees: Sequence[str]) -> list[str]:
             fields[key.strip()] = " ".join(shlex.split(value))
         except ValueError:  # a quote without its other
             continue
+    return fields
+
+
+def _words(trees: Sequence[str]) -> list[str]:
+    fields = os_release(trees)
     return [*fields.get("ID", "").lower().split(), *fields.get("ID_LIKE", "").lower().split()]
