@@ -55,7 +55,7 @@ _roost() {
         'session remove') options=''; kind=sessions ;;
         'adopt') options='--family'; kind=directories ;;
         'layer list') options=''; kind=nothing ;;
-        'layer show') options=''; kind=layers ;;
+        'layer show') options='--spdx'; kind=layers ;;
         'layer remove') options=''; kind=layers ;;
         'layer verify') options='-j --jobs'; kind=layers ;;
         'layer check') options='--run'; kind=nothing ;;

@@ -17,27 +17,24 @@ from roost.definition import load as load_definition
 from roost.errors import DefinitionError, Error, HostError, Interrupted, LayerGone, StoreError, of_os
 from roost.events import Warned, ignore
 from roost.host import files
-from roost.records import LayerRecord, SessionRecord
+from roost.keeping import Keeping
+from roost.records import SessionRecord
 from roost.store import Store, new_id, run_id
 from roost.structs import to_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from roost.adopt import Adopted
     from roost.build import Builder
     from roost.definition import Loaded
     from roost.definition.model import Resolved
     from roost.events import Monitor
-    from roost.gc import Removal
     from roost.matrix import Cell, Variant
     from roost.records import Machines
-    from roost.repair import Leftover
     from roost.results import Result
     from roost.sessions import Run, Session
+    from roost.updates import Update, Updated
     from roost.verify import Verified
-
-STATUS_MOST = 64 << 20  # bytes of a tree's list of packages, which may be anything: Debian's largest have some 10 MB
 
 
 def load(path: str | os.PathLike[str] | None = None) -> Loaded:
@@ -64,7 +61,7 @@ class Watch(Struct, kw_only=True):
     stop: Any = None
 
 
-class Manager(Booting):
+class Manager(Booting, Keeping):
     """A definition and a store. ``state`` is the store's directory (ROOST_STATE, or the system's, when None)."""
 
     def __init__(
@@ -81,6 +78,7 @@ class Manager(Booting):
         self._ready = False
         self._noted: set[str] = set()
         self._refreshed: dict[str, str] = {}  # what is to be made anew
+        self.updated: tuple[Updated, ...] | None = None  # what the last build with ``update`` has changed
         self._ran: dict[str, planner.MachinePlan] = {}  # what a further run need not plan again
 
     def close(self) -> None:
@@ -137,7 +135,8 @@ class Manager(Booting):
     ) -> planner.Plan:  # fmt: skip
         """Makes the missing layers of the machines; the plan that was carried out.
 
-        ``update``: all of their layers are made anew, from the packages that there are now.
+        ``update``: all of their layers are made anew, from the packages that there are now; those that are then the same
+        as before but for their times are not kept. ``updated`` says what has changed.
         ``verify``: the layers that are there are read whole first, and nothing is made on a damaged one (StoreError).
         Raises the error of the layer that failed; of several, one Error that has them all.
         """
@@ -165,13 +164,14 @@ class Manager(Booting):
                 self.store, lambda: self.plan(patterns), lambda: self._builder(jobs, keep_failed=keep_failed), update=update
             )  # fmt: skip
             plan = self.plan(patterns)
+        work = None
         if update:
-            self._refreshed = plan.anew(time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
+            work = self._update(plan)
             plan = self.plan(patterns)
         if verify:
             with self.store.pinned(_digests(plan)):
                 self._verified(plan, jobs)
-        if not plan.to_build and self._updated(plan) is None:
+        if work is None and not plan.to_build and self._updated(plan) is None:
             self._note_ready(plan)
             return plan.after_making(given), errors  # the way to a run: no lock is waited for
         with contextlib.ExitStack() as pins:
@@ -182,13 +182,30 @@ class Manager(Booting):
                 plan = self.plan(patterns)
             if plan.to_build:
                 errors |= self._builder(jobs, keep_failed=keep_failed).build(plan, failed=errors)
+            new = {layer.digest for layer in plan.to_build}
+            if work is not None:
+                for identity in work.needless(plan, self._refreshed):
+                    del self._refreshed[identity]
+                plan = self.plan(patterns).after_making(new)
+                self.updated = work.report(plan)
             self._remember(plan)
+        if work is not None:
+            work.discard(new - _digests(plan))
         stop = self._watch.stop
         if stop is not None and stop.level and not all(self.store.has(layer.digest) for layer in plan.to_build):
             raise Interrupted(
                 "interrupted while layers were made", hint="what was finished stays; the same command goes on"
             )
         return plan.after_making(given), errors
+
+    def _update(self, plan: planner.Plan) -> Update:
+        """Has the layers made anew by the next plan; what is to be compared with what comes of it."""
+        from roost.updates import Update
+
+        assert self.definition is not None
+        self.updated = ()
+        self._refreshed = plan.anew(time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
+        return Update(self.store, plan, self.store.remembered(self.definition.path).machines)
 
     def _note_ready(self, plan: planner.Plan) -> None:
         """Lets the command run these machines without a plan as long as nothing changes; once for each."""
@@ -415,86 +432,6 @@ class Manager(Booting):
         except OSError as e:  # the results themselves are not lost
             watch.monitor(Warned(message=f"the results were not written: {of_os(e).brief}"))
         return results
-
-    # what is kept
-
-    def commit(self, session: str, name: str) -> LayerRecord:
-        """Makes a kept session's changes a layer called ``name``, for ``from = "layer:NAME"``; the session stays."""
-        from roost.commit import commit
-
-        self.prepare()
-        return commit(self.store, session, name)
-
-    def adopt(self, directory: str, name: str = "", *, family: str = "") -> Adopted:
-        """Makes layers of a tree that was kept by hand, for ``from = "layer:NAME"``; the tree stays as it is."""
-        from roost.adopt import adopt
-
-        self.prepare()
-        return adopt(self.store, directory, name, family=family)
-
-    def remove_session(self, session: str) -> None:
-        """Removes a kept session. Raises StoreError, or BusyError when it is in use."""
-        self.prepare()
-        with self.store.alive(session):
-            self.store.remove_session(session)
-
-    def remove_layer(self, word: str) -> LayerRecord:
-        """Removes a layer that nothing stands on; of several names of one layer, only the name.
-
-        Raises StoreError, or BusyError saying what stands on it.
-        """
-        from roost.repair import remove
-
-        self.prepare()
-        digest = self.store.find_digest(word)
-        try:
-            layer = self.store.layer(digest)
-        except StoreError:  # without a record that can be read, nothing else can be done with it
-            if not os.path.isdir(os.path.dirname(self.store.tree(digest))):
-                raise
-            layer = LayerRecord(digest=digest, parents=(), kind="", name="damaged", family="", facts={}, created=0.0)
-        names = {name for name, meant in self.store.names().items() if meant == digest}
-        if word in names and len(names) > 1:
-            self.store.remove_name(word)
-            return layer
-
-        remove(self.store, digest, names=names)
-        return layer
-
-    def packages(self, layer: LayerRecord) -> dict[str, str]:
-        """The packages of a layer with all below it: name → version; empty when the layers have no list of them."""
-        from roost.distro import family
-
-        if not layer.family:
-            return {}
-        manager = family(layer.family)
-        for digest in (layer.digest, *reversed(layer.parents)):
-            with contextlib.suppress(OSError):
-                return manager.packages(
-                    files.read_inside(self.store.tree(digest), manager.STATUS_PATH, most=STATUS_MOST)
-                )
-        return {}
-
-    def leftovers(self) -> list[Leftover]:
-        """What a crash or a power cut left: what ``repair`` would clear or leave to a person. Changes nothing."""
-        from roost.repair import find
-
-        return find(self.store)
-
-    def repair(self) -> list[Leftover]:
-        """Clears what a crash or a power cut left, as far as Roost's own records name it; each with what became of it."""
-        from roost.repair import repair
-
-        self._open()
-        return repair(self.store)
-
-    def gc(self, *, dry_run: bool = False) -> list[Removal]:
-        """Removes the layers that no definition, session or name uses; with ``dry_run``, only says which."""
-        from roost.gc import collect
-
-        self.prepare()
-        chains = [item.layers for item in self.plan().machines] if self.definition else []
-        return collect(self.store, chains, dry_run=dry_run)
 
 
 def _digests(plan: planner.Plan) -> set[str]:

@@ -137,6 +137,7 @@ def known(
     return planner.Known(
         present=Present(store), last=last, names=Names(store), refreshed=refreshed, found=found, family_of=family_of,
         sets_of=sets_of_tree,
+        drives=lambda family: family not in ("", "none") and makes_layers(family),
     )  # fmt: skip
 
 

@@ -108,6 +108,28 @@ def compare(tree: str, path: str, sha256: str) -> Compared:
     return Compared(differences=tuple(shown), count=count, size=walk.size, files=walk.files)
 
 
+def settings(path: str, top: bytes) -> dict[str, bytes]:
+    """What a manifest says of the files below the directory ``top``, without their times: path → its line's words.
+
+    A layer without a manifest has none.
+    """
+    found: dict[str, bytes] = {}
+    above: list[bytes] = []
+    with contextlib.suppress(FileNotFoundError), open(path, "rb") as stream:
+        for line in stream:
+            name, _, words = line.rstrip(b"\n").partition(b" ")
+            if name == UP:
+                del above[-1:]
+                continue
+            is_directory = words.startswith(b"type=dir") and name != b"."
+            if above[:1] == [top] and not is_directory:
+                kept = (word for word in words.split() if not word.startswith((b"time=", b"xattr.trusted.overlay.")))
+                found[os.fsdecode(_unquoted(b"/" + b"/".join((*above, name))))] = b" ".join(kept)
+            if is_directory:
+                above.append(name)
+    return found
+
+
 # the lines of a tree
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from msgspec import Struct
 
+from roost.definition.model import Contents
 from roost.definition.package_sets import Sets, has_open, with_system
 from roost.definition.resolve import with_family
 from roost.errors import DefinitionError
@@ -20,7 +21,7 @@ from roost.errors import DefinitionError
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Mapping, Sequence
 
-    from roost.definition.model import Base, Contents, Resolved
+    from roost.definition.model import Base, Resolved
 
 FORMAT = "layer/1"
 
@@ -67,10 +68,14 @@ class LayerPlan(Struct, frozen=True, kw_only=True):
 
 
 class MachinePlan(Struct, frozen=True, kw_only=True):
-    """A machine and its layers' digests, the base first."""
+    """A machine and its layers' digests, the base first.
+
+    ``given``: the layer that it stands on and that no recipe made, where an update can upgrade the packages of that.
+    """
 
     machine: Resolved
     layers: tuple[str, ...]
+    given: str = ""
 
 
 class Plan(Struct, frozen=True, kw_only=True):
@@ -85,10 +90,15 @@ class Plan(Struct, frozen=True, kw_only=True):
         return tuple(layer for layer in self.layers if layer.verb == "build")
 
     def anew(self, stamp: str) -> dict[str, str]:
-        """The identities of the layers to be made anew so that all that follow are. What is given is what it is."""
+        """The identities of the layers to be made anew so that all that follow are.
+
+        What is given is what it is: a layer on it has its packages upgraded, where there is a package manager.
+        """
+        given = {item.given for item in self.machines if item.given}
         made = [layer for layer in self.layers if not layer.is_given]
         own = {layer.digest for layer in made}
-        return {layer.identity: stamp for layer in made if layer.parent not in own}
+        first = {layer.identity for layer in made if layer.parent not in own and layer.parent not in given}
+        return dict.fromkeys((*first, *given), stamp)
 
     def after_making(self, digests: set[str]) -> Plan:
         """The plan as it was before these of its layers were made."""
@@ -103,6 +113,7 @@ class Known(Struct, frozen=True, kw_only=True):
     facts). ``names``: committed layers by name, as (digest, parents from the base up, family).
     ``refreshed``: identities of layers that were made anew, and when. ``found`` looks at a base's source, ``family_of`` is
     the family of a layer that is there, or empty; ``sets_of`` are the package sets of what it is, or why nobody knows.
+    ``drives``: whether Roost makes layers of a family.
     """
 
     present: Container[str]
@@ -112,6 +123,7 @@ class Known(Struct, frozen=True, kw_only=True):
     found: Callable[[Base], Found] = lambda base: Found(word="source", why=f"{base.source} was not looked at")
     family_of: Callable[[str], str] = lambda _digest: ""
     sets_of: Callable[[str], tuple[Sets, str]] = lambda _digest: (Sets(), "what is below it is not known")
+    drives: Callable[[str], bool] = lambda family: family not in ("", "none")
 
 
 def digest(*parts: object) -> str:
@@ -128,21 +140,22 @@ def make(machines: Sequence[Resolved], known: Known, versions: Callable[[str, st
     layers: dict[str, LayerPlan] = {}
     planned = []
     for machine in machines:
-        chain = list(_chain(machine, known, versions))
+        chain, given = _chain(machine, known, versions)
         for layer in chain:
             earlier = layers.get(layer.digest)
             users = (*(earlier.machines if earlier else ()), machine.name)
             layers[layer.digest] = msgspec.structs.replace(earlier or layer, machines=users)
         below = known.names[machine.base.from_layer][1] if machine.base.from_layer else ()
-        planned.append(MachinePlan(machine=machine, layers=(*below, *(layer.digest for layer in chain))))
+        digests = (*below, *(layer.digest for layer in chain))
+        planned.append(MachinePlan(machine=machine, layers=digests, given=given))
     return Plan(machines=tuple(planned), layers=tuple(layers.values()))
 
 
-def _chain(machine: Resolved, known: Known, versions: Callable[[str, str], list[int]]) -> list[LayerPlan]:
-    """A machine's own layers, the base first; a committed layer below them is not part of it."""
+def _chain(machine: Resolved, known: Known, versions: Callable[[str, str], list[int]]) -> tuple[list[LayerPlan], str]:
+    """A machine's own layers, the base first; a committed layer below them is not part of it. And what is ``given``."""
     last = {role: (old, facts) for role, old, facts in known.last.get(machine.name, ())}
     chain: list[LayerPlan] = []
-    family = machine.family
+    family, given, parent = machine.family, "", ""
     if machine.base.from_layer:
         if machine.base.from_layer not in known.names:
             raise DefinitionError(
@@ -151,12 +164,20 @@ def _chain(machine: Resolved, known: Known, versions: Callable[[str, str], list[
                 hint=f"make it with `roost session commit SESSION {machine.base.from_layer}`",
             )
         parent, _, family = known.names[machine.base.from_layer]
-        machine = with_family(machine, family)
     elif machine.base.source:
         chain = _of_source(machine, known, last)
         parent = chain[-1].digest
         family = machine.family or known.family_of(parent)
+    if machine.base.from_layer or machine.base.source:
         machine = with_family(machine, family)
+        given = parent if known.drives(family) else ""
+        if stamp := known.refreshed.get(given, ""):
+            name = f"upgrade of {machine.base.source or f'layer:{machine.base.from_layer}'}"
+            upgrade = Contents(name="", upgrade=True)
+            chain.append(
+                _layer(parent, parent, "upgrade", name, family, {"upgrade": stamp}, known, last, contents=upgrade)
+            )
+            parent = chain[-1].digest
     else:
         base = machine.base
         facts = _base_facts(base)
@@ -173,7 +194,7 @@ def _chain(machine: Resolved, known: Known, versions: Callable[[str, str], list[
         name = f"{kind} {contents.name or machine.name}"
         chain.append(_layer(own, parent, kind, name, family, facts, known, last, contents=contents))
         parent = chain[-1].digest
-    return chain
+    return chain, given
 
 
 def _of_source(machine: Resolved, known: Known, last: Mapping[str, tuple[str, dict[str, Any]]]) -> list[LayerPlan]:

@@ -43,6 +43,8 @@ class Step(Struct, frozen=True, kw_only=True):
 
 def steps_of(contents: Contents, family: Family) -> Sequence[Step]:
     """All that ``contents`` asks for: repositories, packages, settings, users, files, scripts, services."""
+    if contents.upgrade:
+        return [Step(name="upgrade packages", inside=family.upgrade(), manager=True)]
     steps = [Step(name=f"repository {one.name}", inside=family.add_repository(one)) for one in contents.repositories]
     if contents.packages or contents.init or contents.repositories:
         count = len(contents.packages)

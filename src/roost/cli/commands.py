@@ -199,8 +199,13 @@ def build(options: argparse.Namespace) -> int:
         )
     layers = [{"name": x.name, "digest": x.digest, "made": x.verb == "build", "reason": x.reason} for x in made.layers]
     if options.json:
-        print_json({"layers": layers, "seconds": round(time.monotonic() - began, 3)})
+        more = {} if manager.updated is None else {"updated": manager.updated}
+        print_json({"layers": layers, "seconds": round(time.monotonic() - began, 3), **more})
     if not options.json and not options.quiet:
+        if manager.updated is not None:
+            from roost.cli.updated import tell
+
+            tell(manager.updated)
         new = len(made.to_build)
         what = (
             f"{new} {'layer' if new == 1 else 'layers'} made in {duration(time.monotonic() - began)}"

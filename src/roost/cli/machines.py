@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from roost.boot.manage import Machines, Outcome
     from roost.cli.table import Cell
+    from roost.updates import Updated
 
 _TONES = {"failed": "bad", "unchanged": "dim", "degraded": "warn", "down": "dim", "running": "good", "up": "good"}
 
@@ -38,7 +39,7 @@ def up(options: argparse.Namespace) -> int:
             update=options.update,
             jobs=options.jobs,
         )
-    return _told(outcomes, options)
+    return _told(outcomes, options, manager.updated)
 
 
 def down(options: argparse.Namespace) -> int:
@@ -130,14 +131,18 @@ def _machine(options: argparse.Namespace) -> Machines:
     return machines
 
 
-def _told(outcomes: Sequence[Outcome], options: argparse.Namespace) -> int:
+def _told(outcomes: Sequence[Outcome], options: argparse.Namespace, updated: Sequence[Updated] | None = None) -> int:
     """Prints what became of the machines; the status of the command."""
     from roost.cli.render import error_text, warning
 
     failed = [outcome for outcome in outcomes if outcome.action == "failed"]
     if options.json:
-        print_json(outcomes)
+        print_json(outcomes if updated is None else _with_packages(outcomes, updated))
         return 1 if failed else 0
+    if updated is not None and not options.quiet:
+        from roost.cli.updated import tell
+
+        tell(updated)
     rows: list[list[Cell]] = []
     for outcome in outcomes:
         state = outcome.state or ("down" if outcome.action == "stopped" else "")
@@ -166,6 +171,24 @@ def _told(outcomes: Sequence[Outcome], options: argparse.Namespace) -> int:
         for text in outcome.warnings:
             say(warning(text, outcome.machine, style=style))
     return 1 if failed else 0
+
+
+def _with_packages(outcomes: Sequence[Outcome], updated: Sequence[Updated]) -> list[dict[str, object]]:
+    """Each machine's outcome with the packages that an update has changed in its layers."""
+    import msgspec
+
+    return [
+        {
+            **msgspec.to_builtins(outcome),
+            "packages": [
+                {"layer": one.layer, **msgspec.to_builtins(change)}
+                for one in updated
+                if outcome.machine in one.machines
+                for change in one.changes
+            ],
+        }
+        for outcome in outcomes
+    ]
 
 
 def _text(cell: Cell) -> str:

@@ -184,7 +184,9 @@ def _definition_verbs(verbs: Any) -> None:
         "-j", "--jobs", type=count, metavar="N", help="layers made at a time (default: by cores and memory)"
     )
     build.add_argument(
-        "--update", action="store_true", help="make all layers anew, from the packages that there are now"
+        "--update",
+        action="store_true",
+        help="make all layers anew, from the packages that there are now, and say which changed",
     )
     build.add_argument(
         "--verify", action="store_true", help="first compare the layers that are there with what they were when made"
@@ -359,9 +361,14 @@ def _layer_verbs(verbs: Any) -> None:
         verb.add_argument(
             "layer",
             metavar="LAYER",
-            help="its name, or four or more digits of its digest",
+            help="its name, or four or more digits of its digest"
+            + ("; a machine's name: its topmost layer" if name == "show" else ""),
             nargs="+" if name == "remove" else None,
         )
+        if name == "show":
+            verb.add_argument(
+                "--spdx", action="store_true", help="print the packages as an SPDX 2.3 document, in JSON, instead"
+            )
         add_common(verb)
     verify = add_verb(
         below, "verify", "stored:layer_verify", "compare layers, file by file, with what they were when made"

@@ -198,10 +198,15 @@ def _summary(layer: LayerRecord) -> dict[str, object]:
 def layer_show(options: argparse.Namespace) -> int:
     """``roost layer show``."""
     manager = _manager(options)
-    layer = manager.store.find_layer(options.layer)
+    layer = manager.find_layer(options.layer)
+    if options.spdx:
+        print_json(manager.spdx(layer))
+        return 0
     packages = manager.packages(layer)
+    installed = manager.installed(layer)
     if options.json:
-        print_json({**_summary(layer), "steps": layer.facts, "packages": packages, "roost": layer.roost})
+        more = {"packages": packages, "installed": installed}
+        print_json({**_summary(layer), "steps": layer.facts, "roost": layer.roost, **more})
         return 0
     import json
 
@@ -218,7 +223,10 @@ def layer_show(options: argparse.Namespace) -> int:
     for key, value in facts:
         print(f"{key + ':':16} {clean(value)}")
     print()
-    print_table(["package", "version"], sorted(packages.items()), empty="no packages are known")
+    names = {one.digest: one.name for digest in layer.parents for one in [manager.store.layer(digest)]}
+    names[layer.digest] = layer.name
+    rows = [(one.name, one.version, one.architecture, names[one.layer]) for one in installed]
+    print_table(["package", "version", "architecture", "layer"], rows, empty="no packages are known")
     return 0
 
 

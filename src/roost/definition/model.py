@@ -303,9 +303,9 @@ class Contents(Struct, frozen=True, kw_only=True):
     ``packages`` are those for the machine's family. ``choices`` (packages by family) is filled only while the family
     is not known, which is so for a machine made from a layer until ``with_family`` says what that layer is.
     ``remove_packages`` and ``remove_choices`` are those that go once these are installed.
-    ``init``: the family's packages for a machine that boots are added. ``root_password`` is a crypt(5) hash, or empty
     ``notes`` say what became of names that are not installed as they are written; ``open`` says why ``@SETS`` among the
-    packages cannot be. ``init``: the family's packages for a machine that boots are added. ``root_password`` is a crypt(5) hash, or empty
+    packages cannot be. ``init``: the family's packages for a machine that boots are added. ``upgrade``: what is installed
+    below is brought up to date, and nothing else. ``root_password`` is a crypt(5) hash, or empty
     for none at all; None leaves it as it is.
     """
 
@@ -325,6 +325,7 @@ class Contents(Struct, frozen=True, kw_only=True):
     timezone: str = ""
     root_password: str | None = None
     init: bool = False
+    upgrade: bool = False
 
 
 class Base(Struct, frozen=True, kw_only=True):

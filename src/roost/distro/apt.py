@@ -10,7 +10,7 @@ from urllib.parse import unquote, urlsplit
 from msgspec import Struct
 
 from roost.distro import apt_auth, apt_inside, apt_output, apt_sources, apt_system
-from roost.distro.recipe import Bootstrap, Inside, Provision
+from roost.distro.recipe import Bootstrap, Inside, Package, Provision
 from roost.errors import DefinitionError, HostError
 from roost.host import apt as host_apt
 from roost.host import apt_conf
@@ -326,12 +326,28 @@ def packages(status: bytes) -> dict[str, str]:
     A second architecture of the same package is called ``NAME:ARCHITECTURE``.
     """
     found: dict[str, str] = {}
+    for one in inventory(status):
+        found[f"{one.name}:{one.architecture}" if one.name in found else one.name] = one.version
+    return found
+
+
+def inventory(status: bytes) -> list[Package]:
+    """The installed packages, with what dpkg knows of them."""
+    found = []
     for stanza in status.decode("utf-8", "replace").split("\n\n"):
         fields = dict(line.split(": ", 1) for line in stanza.splitlines() if ": " in line and line[:1].strip())
         if not fields.get("Status", "").endswith(" installed") or "Package" not in fields:
             continue
-        name = fields["Package"]
-        found[f"{name}:{fields.get('Architecture', '')}" if name in found else name] = fields.get("Version", "")
+        version = fields.get("Version", "")
+        name, _, own = fields.get("Source", "").partition(" (")  # deb-src-control(5): the version where it is another
+        found.append(
+            Package(
+                name=fields["Package"],
+                version=version,
+                architecture=fields.get("Architecture", ""),
+                source=f"{name} {own.rstrip(')') or version}" if name else "",
+            )
+        )
     return found
 
 

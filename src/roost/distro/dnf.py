@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from roost.distro import dnf_inside, dnf_output, dnf_repos
 from roost.distro.apt_inside import HOSTS
 from roost.distro.dnf_inside import CACHE, LIST, PROVISION
-from roost.distro.recipe import Bootstrap, Inside, Provision
+from roost.distro.recipe import Bootstrap, Inside, Package, Provision
 from roost.errors import DefinitionError, HostError
 from roost.host import dnf as host_dnf
 
@@ -311,11 +311,19 @@ def packages(status: bytes) -> dict[str, str]:
     A second one of the same name (another architecture, a second kernel) is called ``NAME.ARCHITECTURE``.
     """
     found: dict[str, str] = {}
+    for one in inventory(status):
+        found[f"{one.name}.{one.architecture}" if one.name in found else one.name] = one.version
+    return found
+
+
+def inventory(status: bytes) -> list[Package]:
+    """The installed packages, with what the list says of them."""
+    found = []
     for line in status.decode("utf-8", "replace").splitlines():
         name, tab, rest = line.partition("\t")
-        version, _, architecture = rest.partition("\t")
+        version, _, rest = rest.partition("\t")
         if tab and name != "gpg-pubkey":  # a key that rpm trusts
-            found[f"{name}.{architecture}" if name in found else name] = version
+            found.append(Package(name=name, version=version, architecture=rest.partition("\t")[0]))
     return found
 
 

@@ -15,7 +15,7 @@ from roost.definition.model import Obsolete  # noqa: TC001  # msgspec reads it
 from roost.errors import DefinitionError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from roost.definition.model import Base, RepositoryKeys, User
@@ -148,6 +148,15 @@ class Origin(Struct, frozen=True, kw_only=True):
     keys: str
 
 
+class Package(Struct, frozen=True, kw_only=True):
+    """An installed package; ``source`` is what it was built from ("NAME VERSION"), where that is called otherwise."""
+
+    name: str
+    version: str
+    architecture: str = ""
+    source: str = ""
+
+
 class Family(Protocol):
     """A package manager's world. A family is a module with these names.
 
@@ -229,6 +238,17 @@ class Family(Protocol):
 
     def explain(self, output: str) -> tuple[str, str]:
         """Why a step failed and what to try (brief, hint), from its output; both empty when it is not known."""
+
+
+def inventory(manager: Family, status: bytes) -> list[Package]:
+    """The installed packages, from the content of ``STATUS_PATH``.
+
+    A family whose list tells more than names and versions has a function ``inventory`` of its own.
+    """
+    own: Callable[[bytes], list[Package]] | None = getattr(manager, "inventory", None)
+    if own is not None:
+        return own(status)
+    return [Package(name=name, version=version) for name, version in manager.packages(status).items()]
 
 
 @cache

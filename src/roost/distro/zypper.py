@@ -11,7 +11,17 @@ from urllib.parse import quote, urlsplit, urlunsplit
 from roost.distro import dnf, dnf_inside, dnf_repos
 from roost.distro.apt_inside import HOSTS
 from roost.distro.apt_system import FAIL
-from roost.distro.dnf import bootstrap, enable, list_packages, mistakes, packages, read_host, ready_to_boot, unreachable
+from roost.distro.dnf import (
+    bootstrap,
+    enable,
+    inventory,
+    list_packages,
+    mistakes,
+    packages,
+    read_host,
+    ready_to_boot,
+    unreachable,
+)  # fmt: skip
 from roost.distro.dnf_inside import LIST, PROVISION, TIDY
 from roost.distro.recipe import Inside, Provision
 from roost.distro.zypper_output import explain
@@ -25,7 +35,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ARCHIVE_ENDINGS", "NAME", "NOBODY_GROUP", "STATUS_PATH", "add_repository", "add_user", "bootstrap", "enable", "explain", "finish",
-    "install", "list_packages", "mistakes", "packages", "provision", "read_host", "ready_to_boot", "remove",
+    "install", "inventory", "list_packages", "mistakes", "packages", "provision", "read_host", "ready_to_boot", "remove",
     "set_locale", "set_root_password", "set_timezone", "unreachable", "upgrade",
 ]  # fmt: skip
 
