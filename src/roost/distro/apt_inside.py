@@ -31,6 +31,7 @@ tidy() {
 }
 """
 
+# Many images have no certificates: for an https mirror those that the host trusts stand in.
 # Updating is once per script, and only when something is missing. No daemon is started: the layer is no running
 # system (https://people.debian.org/~hmh/invokerc.d-policyrc.d-specification.txt).
 APT = (
@@ -38,6 +39,9 @@ APT = (
     + """
 updated=
 policy=
+trusted=
+host=/run/roost/provision/certificates.pem
+if [ -e "$host" ] && [ ! -e /etc/ssl/certs/ca-certificates.crt ]; then trusted=-oAcquire::https::CaInfo=$host; fi
 update() {
     [ -z "$updated" ] || return 0
     updated=yes
@@ -47,11 +51,11 @@ update() {
         chmod 0755 /usr/sbin/policy-rc.d
     fi
     # Without the option, which old versions do not know, a list that cannot be downloaded is no failure.
-    apt-get -q -o APT::Update::Error-Mode=any update
+    apt-get -q -o APT::Update::Error-Mode=any $trusted update
 }
 get() {
     update
-    apt-get -q -y --no-install-recommends install -- "$@" </dev/null
+    apt-get -q -y --no-install-recommends $trusted install -- "$@" </dev/null
 }
 end() {
     status=$?
