@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from conftest import Group
 
 FARM = Path(__file__).parent / "farm.toml"
-RELEASES = ("bullseye", "bookworm", "trixie", "sid")
+RELEASES = ("bullseye", "bookworm", "trixie", "forky", "sid")
 BOOTED = """
 [defaults]
 source-packages = true
@@ -105,7 +105,7 @@ def _copy_tiny(tiny_state: str, state: str) -> None:
 
 @pytest.fixture
 def farm(farm_state: str, tmp_path: Path) -> Iterator[Rig]:
-    """The command with bullseye, bookworm, trixie, sid and tiny. No session may stay."""
+    """The command with bullseye, bookworm, trixie, forky, sid and tiny. No session may stay."""
     rig = Rig(farm_state, tmp_path, FARM.read_text(encoding="utf-8") + TINY)
     yield rig
     left = rig.sessions()

@@ -12,6 +12,7 @@ import http.server
 import os
 import re
 import shutil
+import ssl
 import subprocess
 import tempfile
 import threading
@@ -122,7 +123,7 @@ def throwaway_key(name: str, place: Path) -> Iterator[Key]:
         )
         public = place / f"RPM-GPG-KEY-{name}"
         public.write_text(run(*gpg, "--armor", "--export"))
-        _without_agent(home)
+        without_agent(home)
         yield Key(home, public)
     finally:
         shutil.rmtree(home, ignore_errors=True)
@@ -184,7 +185,7 @@ class Workshop:
     def of_host(self, name: str, debian: Sequence[str], without: Sequence[str] = (), requires: str = "") -> Path:
         """A package with the files of Debian's packages and of all that they need, at their merged places."""
         content = self._place / f"host-{name}"
-        for path in _files(tuple(sorted(_closure(debian) - _closure(without)))):
+        for path in files_of(tuple(sorted(closure(debian) - closure(without)))):
             target = content / path.lstrip("/")
             if not target.exists() and not target.is_symlink():
                 target.parent.mkdir(parents=True, exist_ok=True)
@@ -213,23 +214,26 @@ def _installed() -> dict[str, list[str]]:
     return found
 
 
-def _closure(names: Sequence[str]) -> set[str]:
+def closure(names: Sequence[str], without: frozenset[str] = _WITHOUT) -> set[str]:
+    """Debian's packages and all that they need, as this host has them."""
     found: set[str] = set()
     waiting = list(names)
     while waiting:
-        if (name := waiting.pop()) not in found and name not in _WITHOUT:
+        if (name := waiting.pop()) not in found and name not in without:
             found.add(name)
             waiting += _installed()[name]
     return found
 
 
-def _files(names: tuple[str, ...]) -> list[str]:
+def files_of(names: tuple[str, ...], *, merged_usr: bool = True) -> list[str]:
+    """What Debian's packages bring, but for documentation; else than with ``merged_usr`` as it is called in them."""
     listed = run("dpkg", "-L", *names).splitlines()
     found = set()
     for path in listed:
         if not path.startswith("/") or _NOT_NEEDED.search(f"{path}/") or not os.path.lexists(path):
             continue
-        merged = os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
+        folder = os.path.dirname(path)
+        merged = os.path.join(os.path.realpath(folder) if merged_usr else folder, os.path.basename(path))
         if os.path.islink(merged) or os.path.isfile(merged):
             found.add(merged)
     compiled = {f"{os.path.dirname(path)}/__pycache__" for path in found if path.endswith(".py")}
@@ -279,7 +283,8 @@ def _tools(place: Path) -> Path:
 # -- repositories
 
 
-def _without_agent(home: Path) -> None:
+def without_agent(home: Path) -> None:
+    """Ends the agent that GnuPG has started."""
     subprocess.run(("gpgconf", "--homedir", home, "--kill", "all"), check=True)
 
 
@@ -288,7 +293,7 @@ def sign(key: Key, *packages: Path) -> None:
     words = {"_gpg_name": "example.org", "_gpg_path": str(key.home), "__gpg": "/usr/bin/gpg"}
     defines = [word for name, value in words.items() for word in ("--define", f"{name} {value}")]
     run("rpm", *defines, "--addsign", *packages, GNUPGHOME=str(key.home))
-    _without_agent(key.home)
+    without_agent(key.home)
 
 
 def index(key: Key, repository: Path) -> None:
@@ -296,7 +301,7 @@ def index(key: Key, repository: Path) -> None:
     run("createrepo_c", "--quiet", "--cachedir", key.public.parent / "checksums", repository)
     data = repository / "repodata/repomd.xml"
     run("gpg", "--homedir", key.home, "--batch", "--quiet", "--yes", "--armor", "--detach-sign", data)
-    _without_agent(key.home)
+    without_agent(key.home)
 
 
 FEDORA = ("releases/{0}/Everything/x86_64/os", "updates/{0}/Everything/x86_64")
@@ -412,8 +417,11 @@ class Served(NamedTuple):
 
 
 @contextlib.contextmanager
-def served(directory: Path, login: str = "") -> Iterator[Served]:
-    """Serves a directory on this computer alone, to who says ``login`` (USER:PASSWORD) when there is one."""
+def served(directory: Path, login: str = "", certificate: Path | None = None) -> Iterator[Served]:
+    """Serves a directory on this computer alone, to who says ``login`` (USER:PASSWORD) when there is one.
+
+    With a ``certificate`` (of 127.0.0.1, with its key) by https.
+    """
     asked: list[str] = []
     wanted = f"Basic {base64.b64encode(login.encode()).decode()}" if login else None
 
@@ -433,10 +441,14 @@ def served(directory: Path, login: str = "") -> Iterator[Served]:
             pass
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    if certificate is not None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate)
+        server.socket = context.wrap_socket(server.socket, server_side=True)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:
-        yield Served(f"http://127.0.0.1:{server.server_port}", asked)
+        yield Served(f"{'https' if certificate else 'http'}://127.0.0.1:{server.server_port}", asked)
     finally:
         server.shutdown()
         server.server_close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import tempfile
@@ -10,13 +11,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from system.faults import Worker
 from system.rig import Rig
 from system.rpm_rig import CENTOS_8, FEDORA, Mirror, Workshop, index, make_mirror, run, served, sign, throwaway_key
+from system.scenes import DEFINITION, World, wrong
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 MAIN = FEDORA[0].format("32")
+ALL = os.environ.get("ROOST_FAULTS") == "all"
 LAYERED = 'profiles = ["p"]\npackages = ["hello"]\n[profiles.p]\npackages = ["other"]\n'
 
 
@@ -235,6 +239,23 @@ def test_somebody_elses_repository(fedora: Rig, mirror: Mirror, tmp_path: Path) 
             rig.run("rpm -q theirs; ls /etc/yum.repos.d", machine="m").text
             == "theirs-1-1.x86_64\nfedora.repo\nroost.repo\ntheirs.repo\n"
         )
+
+
+def test_a_killed_bootstrap_leaves_nothing(new_store: Callable[[], str], mirror: Mirror, tmp_path: Path) -> None:
+    """Killed before dnf starts and while it works; with ROOST_FAULTS=all also later. The next one makes it all the same."""
+    definition = mirror.definition("fedora", "32")
+    with contextlib.closing(Worker()) as worker:
+        world = World(worker, new_store(), tmp_path)
+        (tmp_path / "roost.toml").write_text(DEFINITION + definition)
+        late = ("roost.umount S/staging/stage-ID/archives/merged", "os.rename S/staging/stage-ID -> S/layers/ID")
+        for point in ("subprocess.Popen setpriv", "", *(late if ALL else ())):
+            killed = world("build", "m", kill=point, timeout=120 if point else 1.5)
+            assert (killed.killed or not point, killed.status) == (True, -9), (point, killed)
+            assert not killed.lingering
+            assert "cleared" in world("layer", "list").said, point
+            assert not wrong(world.state)
+            assert world.listed("layers") == {"7" * 64}
+        assert world("build", "m", timeout=120).status == 0
 
 
 # -- what is refused

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from roost.store import Store
-from system.rig import Rig, wait_for
+from system.rig import COMMAND, Rig, wait_for
 from system.sources_rig import Keys, call, make_tree, served
 
 if TYPE_CHECKING:
@@ -157,6 +157,32 @@ def test_archives_that_are_none_or_no_system_are_refused(tiny: Rig, tmp_path: Pa
         assert words in done.said
         assert half_made(tiny) == []
     assert not os.path.exists("/etc/roost-was-here")
+
+
+def test_a_bomb_does_not_fill_the_disk(tiny: Rig, tmp_path: Path) -> None:
+    """It is refused while there is room for others: a large file before its first byte, small ones before the last."""
+    zeros = tmp_path / "zeros"
+    zeros.mkdir()
+    with tarfile.open(tiny.directory / "bomb.tar.gz", "w:gz") as archive:
+        info = tarfile.TarInfo("zeros")
+        info.size = 256 << 20
+        with open("/dev/zero", "rb") as stream:
+            archive.addfile(info, stream)
+    with tarfile.open(tiny.directory / "many.tar.gz", "w:gz") as archive:
+        for number in range(20_000):
+            archive.addfile(tarfile.TarInfo(f"f{number}"))
+    tiny.define("".join(machine(f"tar:{name}.tar.gz").replace(".m]", f".{name}]") for name in ("bomb", "many")))
+    place = tiny.directory / "mounted"
+    place.mkdir()
+    script = """mount -t tmpfs -o size=128M,mode=755,nr_inodes=8000 none mounted; cp -a "$STORE"/. mounted/
+        for name in bomb many; do "$@" --state mounted build $name; echo status $?; ls mounted/staging; done; ls mounted/layers"""
+    done = subprocess.run(
+        ("unshare", "-m", "--propagation", "private", "sh", "-c", script, "sh", *COMMAND),
+        cwd=tiny.directory, env=tiny.environment({"STORE": tiny.state}), capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert done.stdout.split() == ["status", "10", "status", "10", "7" * 64], done
+    assert done.stderr.count("the disk is full: what is unpacked needs more than 1") == 2, done
+    assert done.stderr.count("make room") == 2
 
 
 def test_names_are_found_where_the_image_expects_systemd_resolved(tiny: Rig, tree: Path) -> None:
@@ -355,6 +381,19 @@ def test_an_oci_layout_becomes_layers(tiny: Rig, image: Path) -> None:
     done = tiny("build")
     assert "no image 'newest'" in done.said
     assert "its tags: latest" in done.said
+
+
+def test_a_layer_that_gives_an_old_file_a_new_name(tiny: Rig, image: Path) -> None:
+    """As umoci and docker write it: a hard link to what only a layer below has."""
+    link = tarfile.TarInfo("etc/renamed")
+    link.type, link.linkname = tarfile.LNKTYPE, "etc/stays"
+    with tarfile.open(tiny.directory / "link.tar", "w") as archive:
+        archive.addfile(link)
+    call("umoci", "raw", "add-layer", "--image", f"{image}:latest", tiny.directory / "link.tar")
+    tiny.define(machine("oci:oci-layout:image"))
+    done = tiny.run("cat /etc/renamed; test /etc/renamed -ef /etc/stays && echo same", machine="m")
+    assert done.text == "stayssame\n", done
+    assert tiny("layer", "verify").status == 0
 
 
 def test_an_image_with_a_broken_layer_is_refused(tiny: Rig, image: Path) -> None:

@@ -137,13 +137,41 @@ def test_the_scripts_are_shell(host: HostApt, tmp_path: Path) -> None:
 
 
 def test_why_debootstrap_failed_is_shown(host: HostApt, tmp_path: Path) -> None:
-    argv = list(bootstrap(base(bootstrap="debootstrap"), host).argv[:4])
-    argv[3] = str(tmp_path)
+    argv = list(bootstrap(base(bootstrap="debootstrap"), host).argv[:6])
+    assert argv[3:] == ["sh", "", "/s/tree"]
+    argv[5] = str(tmp_path)
     (tmp_path / "debootstrap").mkdir()
     (tmp_path / "debootstrap/debootstrap.log").write_text("wget: unable to resolve host address\n")
     failed = subprocess.run([*argv, "/bin/sh", "-c", "exit 3"], check=False, capture_output=True)
     assert (failed.returncode, failed.stdout) == (3, b"wget: unable to resolve host address\n")
     assert subprocess.check_output([*argv, "true"]) == b""
+
+
+@pytest.mark.parametrize("variant", ["minbase", "required", "important", "buildd", "standard", "essential", "apt"])
+def test_a_base_has_apt_where_that_is_not_required(variant: str, host: HostApt) -> None:
+    """Ubuntu's is of priority important only."""
+    argv = bootstrap(base("focal", "ubuntu", variant=variant), host).argv
+    assert ("--include=apt" in argv) == (variant not in ("essential", "apt"))
+
+
+def test_expired_keys_are_good_where_the_recipe_says_so_and_nowhere_else(host: HostApt) -> None:
+    for release, expired in (("jessie", True), ("stretch", True), ("buster", False), ("bookworm", False)):
+        b = base(release, mirror="http://m.example/debian", keyring=f"{host.root}/usr/share/keyrings/own.gpg")
+        given = apt.provision(b, recipe("debian"), host=host)
+        assert ("gpgv" in given.files) == expired
+        assert (b"Apt::Key::gpgvcommand" in given.files["apt.conf"]) == expired
+        assert (b"EXPKEYSIG" in bootstrap(replace(b, bootstrap="debootstrap"), host).files["gpgv"]) != expired
+
+
+def test_certificates_for_trees_without_any(host: HostApt) -> None:
+    """An image, and a repository by https over a mirror that is not."""
+    trusting = replace(host, ca_bundle="/all.crt", files={**host.files, "/all.crt": b"all"}, options=())
+    plain = base(mirror="http://m.example/debian", keyring=f"{host.root}/usr/share/keyrings/own.gpg")
+    assert "certificates.pem" not in apt.provision(plain, recipe("debian"), host=trusting).files
+    repository = Origin(url="https://r.example", keys="")
+    given = apt.provision(plain, recipe("debian"), host=trusting, repositories=(repository,))
+    assert given.files["certificates.pem"] == b"all"
+    assert apt.provision(base(source="oci:x"), None, host=trusting).files["certificates.pem"] == b"all"
 
 
 @pytest.mark.parametrize("path", ["/with space", '/with"quote', "/with$(sub)", "relative", "/x]"])
@@ -155,8 +183,10 @@ def test_paths_that_scripts_could_misread_are_refused(path: str, host: HostApt) 
 def test_a_mirror_on_this_disk_is_seen_inside(host: HostApt) -> None:
     local = base(mirror="file:///srv/mirror", bootstrap="debootstrap")
     assert apt.provision(local, recipe("debian"), host=host).binds == ("/srv/mirror",)
-    with pytest.raises(DefinitionError, match="file:"):
-        bootstrap(replace(local, bootstrap="mmdebstrap"), host)
+    argv = bootstrap(replace(local, bootstrap="mmdebstrap"), host).argv
+    assert any('mount --bind -o ro /srv/mirror "$1/srv/mirror"' in word for word in argv)
+    with pytest.raises(HostError, match="cannot hold"):
+        bootstrap(replace(local, mirror="file:///srv/$x", bootstrap="mmdebstrap"), host)
 
 
 def test_a_finished_base_has_sources_that_work_in_it(host: HostApt) -> None:

@@ -227,6 +227,31 @@ SAID = [
         "the mirror does not have it: http://m.example/8/repomd.xml",
     ),
     ("Error Summary\n-------------\nDisk Requirements:\n   At least 10MB more space needed on the / filesystem.", "the disk is full"),
+    # dnf5 5.4 (Debian sid)
+    (
+        ('OpenPGP check for package "systemd-1-1.x86_64" (/a/systemd-1-1.x86_64.rpm) from repo "fedora" has failed: '
+        "Import of the key didn't help, wrong key?"),
+        "the mirror's packages are signed by a key that is not trusted",
+    ),
+    (
+        ('OpenPGP check for package "passwd-1-1.x86_64" (/a/passwd-1-1.x86_64.rpm) from repo "fedora" has failed: '
+        "The package is not signed."),
+        "the package passwd-1-1.x86_64 is not signed",
+    ),
+    (
+        (">>> Downloading successful, but checksum doesn't match. Calculated: 9a(sha256)  Expected: b3(sha256)  - "
+        "http://m.example/os/Packages/passwd-1-1.x86_64.rpm\n Librepo error: Cannot download Packages/passwd-1-1.x86_64.rpm"),
+        "passwd-1-1.x86_64 is not what the repository's list says it is",
+    ),
+    (
+        ">>> Curl error (37): Could not read a file:// file for file:///m/os/repodata/repomd.xml [Could not open file /m/os]",
+        "the mirror does not have it: file:///m/os/repodata/repomd.xml",
+    ),
+    (
+        ">>> Curl error (6): Could not resolve hostname for http://m.invalid/os/repodata/repomd.xml [Could not resolve host: m]",
+        "cannot be reached: http://m.invalid/os",
+    ),
+    ("Failed to resolve the transaction:\nNo match for argument: nope\nYou can try", "no package is called nope here"),
     ("chroot: failed to run command 'rpm': Exec format error", "this host cannot run programs of that architecture"),
     ("something else", ""),
 ]  # fmt: skip

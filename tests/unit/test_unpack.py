@@ -274,3 +274,47 @@ def test_whiteouts_without_a_name_are_refused(tree: Path) -> None:
 def test_whiteouts_mean_nothing_in_a_plain_archive(tree: Path) -> None:
     unpack(io.BytesIO(packed(entry("a/.wh.b", data=b"x"))), str(tree))
     assert (tree / "a/.wh.b").read_text() == "x"
+
+
+def test_hard_links_to_what_is_in_layers_below_are_copied_up(tree: Path, tmp_path: Path) -> None:
+    """A layer that gave an old file a new name has nothing but the new name."""
+    top, base = tmp_path.parent / f"{tmp_path.name}-top", tmp_path.parent / f"{tmp_path.name}-base"
+    for lower in (top, base):
+        (lower / "usr/bin").mkdir(parents=True)
+    (base / "usr/bin/sudo").write_bytes(b"old" * 1_000_000)
+    os.chown(base / "usr/bin/sudo", 5, 6)
+    os.chmod(base / "usr/bin/sudo", 0o4750)
+    os.setxattr(base / "usr/bin/sudo", "user.one", b"1")
+    os.utime(base / "usr/bin/sudo", ns=(1, 2_000_000_000))
+    (base / "usr/bin/link").symlink_to("sudo")
+    for name in ("gone", "hidden/file", "opaque/file"):
+        (base / name).parent.mkdir(exist_ok=True)
+        (base / name).write_text("below")
+    os.mknod(top / "gone", stat.S_IFCHR, 0)
+    (top / "opaque").mkdir()
+    os.setxattr(top / "opaque", OPAQUE, b"y")
+    lowers = [str(top), str(base)]
+    data = packed(
+        entry("opt/first", tarfile.LNKTYPE, linkname="usr/bin/sudo"),
+        entry("opt/second", tarfile.LNKTYPE, linkname="/usr/bin/sudo"),
+        entry("opt/link", tarfile.LNKTYPE, linkname="usr/bin/link"),
+    )
+    unpack(io.BytesIO(data), str(tree), image=True, lowers=lowers)
+    info = os.stat(tree / "usr/bin/sudo")
+    assert (info.st_uid, info.st_gid, stat.S_IMODE(info.st_mode), info.st_nlink, info.st_mtime) == (5, 6, 0o4750, 3, 2)
+    assert os.path.samefile(tree / "usr/bin/sudo", tree / "opt/second")
+    assert (tree / "opt/first").read_bytes() == b"old" * 1_000_000
+    assert os.getxattr(tree / "opt/first", "user.one") == b"1"
+    assert os.readlink(tree / "opt/link") == "sudo"
+    for name in ("gone", "opaque/file", "hidden/file", "usr/none", "usr/bin", "../base/hidden/file"):
+        (tree / "again").mkdir(exist_ok=True)
+        before = entry("hidden", data=b"x")
+        with pytest.raises(StoreError, match=r"link to|climb out"):
+            unpack(
+                io.BytesIO(packed(before, entry("x", tarfile.LNKTYPE, linkname=name))),
+                str(tree / "again"), image=True, lowers=lowers,
+            )  # fmt: skip
+    with pytest.raises(StoreError, match="not in the archive"):  # a plain archive has nothing below it
+        unpack(
+            io.BytesIO(packed(entry("x", tarfile.LNKTYPE, linkname="usr/bin/sudo"))), str(tree / "again"), lowers=lowers
+        )

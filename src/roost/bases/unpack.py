@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
+from roost.bases import below
+from roost.bases.room import Room
 from roost.bases.streams import BLOCK, Metered
 from roost.errors import HostError, StoreError, exhausted, of_os
 from roost.host import syscalls
@@ -119,6 +121,7 @@ class _Unpacking:
         self._at: tuple[str, int] | None = None  # the directory of the last entry: most are in the same
         self._times: list[tuple[str, int]] = []
         self._devices = 0
+        self._room = Room(self._root)
         if self._lowers:
             self._as_below("", self._root)
 
@@ -145,6 +148,7 @@ class _Unpacking:
                     raise StoreError(f"it has more than {entries_most} files", hint=_HINT)
                 if size > size_most:
                     raise StoreError(f"its files have more than {size_most >> 20} MiB", hint=_HINT)
+                self._room.want(0 if entry.issparse() else entry.size)
                 self._entry(archive, entry)
         whole = self._stream.to_the_end(size_most)
         for path, when in reversed(self._times):
@@ -259,20 +263,44 @@ class _Unpacking:
         target = _parts(entry.linkname)
         if not target:
             raise StoreError(f"{shown} is a link to the tree itself")
-        there = "/".join(target)
+        there = _shown("/".join(target))
+        held = os.dup(parent)  # what is copied up has another parent
         try:
-            above = syscalls.openat2("/".join(target[:-1]) or ".", os.O_PATH | os.O_DIRECTORY, root=self._root)
-        except OSError:
-            raise StoreError(f"{shown} is a link to {_shown(there)}, which is not in the archive before it") from None
+            self._linked(held, name, target, shown, there)
+        except FileNotFoundError:
+            if not self._image or not self._copied_up(target, shown, there):
+                raise StoreError(f"{shown} is a link to {there}, which is not in the archive before it") from None
+            self._linked(held, name, target, shown, there)
+        finally:
+            os.close(held)
+
+    def _linked(self, parent: int, name: str, target: list[str], shown: str, there: str) -> None:
+        try:
+            above = self._open("/".join(target[:-1]))
+        except NotADirectoryError:
+            raise StoreError(f"{shown} is a link to {there}, which is no file") from None
         try:
             info = os.stat(target[-1], dir_fd=above, follow_symlinks=False)
             if stat.S_ISDIR(info.st_mode) or is_whiteout(info):
-                raise StoreError(f"{shown} is a link to {_shown(there)}, which is no file")
+                raise StoreError(f"{shown} is a link to {there}, which is no file")
             os.link(target[-1], name, src_dir_fd=above, dst_dir_fd=parent, follow_symlinks=False)
-        except FileNotFoundError:
-            raise StoreError(f"{shown} is a link to {_shown(there)}, which is not in the archive before it") from None
         finally:
             os.close(above)
+
+    def _copied_up(self, target: list[str], shown: str, there: str) -> bool:
+        """Whether a file of the layers below is in this one now."""
+        try:
+            source = below.find((self._root, *self._lowers), target)
+        except OSError:
+            return False
+        try:
+            self._room.want(os.fstat(source).st_size)
+            below.copy_up(source, self._directory("/".join(target[:-1])), target[-1])
+        except ValueError:
+            raise StoreError(f"{shown} is a link to {there}, which is no file") from None
+        finally:
+            os.close(source)
+        return True
 
     def _whiteout(self, parts: list[str], shown: str) -> None:
         name = parts[-1].removeprefix(".wh.")

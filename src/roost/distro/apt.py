@@ -9,14 +9,14 @@ from urllib.parse import unquote, urlsplit
 
 from msgspec import Struct
 
-from roost.distro import apt_auth, apt_inside, apt_output, apt_sources, apt_system
+from roost.distro import apt_auth, apt_gpgv, apt_inside, apt_output, apt_sources, apt_system
 from roost.distro.recipe import Bootstrap, Inside, Package, Provision
 from roost.errors import DefinitionError, HostError
 from roost.host import apt as host_apt
 from roost.host import apt_conf
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
 
     from roost.definition.model import Base, RepositoryKeys, User
@@ -32,18 +32,38 @@ STATUS_PATH = "var/lib/dpkg/status"
 PROVISION = "/run/roost/provision"
 """Where the files of a Provision are seen inside."""
 ARCHIVES = "/var/cache/apt/archives"
+_CERTIFICATES = "certificates.pem"  # for trees that have none, see apt_inside.APT
 
 # debootstrap's word for each variant that it has; none for what it makes without one.
 _DEBOOTSTRAP_VARIANTS = {"minbase": "minbase", "buildd": "buildd", "important": ""}
 
-# debootstrap writes what its programs say into a file of the tree ($0 is the tree). Nothing else tells why it failed.
+# $1 what an archived release is told, or nothing; $2 the tree. debootstrap writes what its programs say into a file of
+# the tree: nothing else tells why it failed.
 _WITH_LOG = """\
+archived=$1 log=$2/debootstrap/debootstrap.log
+shift 2
 "$@" && exit
 status=$?
-log=$0/debootstrap/debootstrap.log
 if [ -f "$log" ] && [ ! -L "$log" ] && [ ! -L "${log%/*}" ]; then tail -n 60 "$log"; fi
+[ -z "$archived" ] || echo "roost: archived: $archived"
 exit "$status"
 """
+
+# $1 the private directory, which has a gpgv that does as apt does.
+_DEBOOTSTRAP = """\
+chmod 0700 "$1/gpgv"
+export PATH="$1:$PATH"
+shift
+exec debootstrap "$@"
+"""
+
+# A mirror on this disk is taken out of the tree again, with the directories that were made for it alone.
+_UNBIND = """\
+below={path}
+umount "$1$below"
+while [ -n "$below" ] && ! dpkg-query --root="$1" -S "$below" >/dev/null 2>&1 && rmdir "$1$below" 2>/dev/null; do
+    below=${{below%/*}}
+done"""
 
 # Every program that a layer runs sees the same: no questions, no language but the C library's own.
 _ENVIRONMENT = {"DEBIAN_FRONTEND": "noninteractive", "DEBCONF_NONINTERACTIVE_SEEN": "true", "LC_ALL": "C.UTF-8"}
@@ -100,21 +120,16 @@ def bootstrap(
     DefinitionError for a base that ``mistakes`` has something to say about.
     """
     places = _Places(os.fspath(target), os.fspath(private), os.fspath(archives))
-    for path in (places.target, places.private, places.archives):
+    sources = _resolve(base, recipe, host)
+    for path in (places.target, places.private, places.archives, *_local(line.uri for line in sources.lines)):
         if not re.fullmatch(r"/[\w./+@%=~-]*", path):  # they are put into scripts and configuration files
             raise HostError(f"apt's files cannot hold this path: {path!r}", hint="choose another --state directory")
-    sources = _resolve(base, recipe, host)
     make = _debootstrap if base.bootstrap == "debootstrap" else _mmdebstrap
     return make(base, recipe, sources, places)
 
 
 def _mmdebstrap(base: Base, recipe: Recipe, sources: Sources, places: _Places) -> Bootstrap:
     release = recipe.releases[base.release]
-    if any(line.uri.startswith("file:") for line in sources.lines):
-        raise DefinitionError(
-            "mmdebstrap cannot use a file: mirror, because the new tree does not see it",
-            hint='bootstrap = "debootstrap", or copy: instead of file:',
-        )
     settings = [("Acquire::Retries", "1"), *sources.acquire]
     if release.expired_keys:  # comes with mmdebstrap; any other failure of gpgv stays one
         settings.append(("Apt::Key::gpgvcommand", "/usr/libexec/mmdebstrap/gpgvnoexpkeysig"))
@@ -133,10 +148,18 @@ def _mmdebstrap(base: Base, recipe: Recipe, sources: Sources, places: _Places) -
         if not keyring.shipped:
             files[f"keyring-{number}.gpg"] = keyring.content
             setup.append(f'install -m 0644 {places.private}/keyring-{number}.gpg "$1{keyring.inside}"')
-    done = f'set -e; umount "$1{ARCHIVES}"; rm -f "$1/etc/dpkg/dpkg.cfg.d/roost-bootstrap"'
+    done = ["set -e", f'umount "$1{ARCHIVES}"', 'rm -f "$1/etc/dpkg/dpkg.cfg.d/roost-bootstrap"']
+    for path in _local(line.uri for line in sources.lines):  # dpkg opens packages of a file: mirror inside the tree
+        setup += [f'mkdir -p "$1{path}"', f'mount --bind -o ro {path} "$1{path}"']
+        done.append(_UNBIND.format(path=path))
     lines = (line.text(line.keyring.host or f"{places.target}{line.keyring.inside}") for line in sources.lines)
-    include = ("--include=ca-certificates",) if _https(sources) else ()
+    # Debian's apt is required; that of Ubuntu, and of Debian before 10, is only important, and minbase goes without it.
+    included = [] if base.variant in ("essential", "apt") else ["apt"]
+    if _https(sources):
+        included.append("ca-certificates")
+    archived = _archived(recipe, base)
     argv = (
+        *(("/bin/sh", "-c", _WITH_LOG, "sh", archived, places.target) if archived else ()),
         "mmdebstrap",
         "--mode=root",
         "--format=directory",
@@ -146,8 +169,8 @@ def _mmdebstrap(base: Base, recipe: Recipe, sources: Sources, places: _Places) -
         "--skip=essential/unlink",  # or they would not stay in archives
         *(f"--hook-dir={folder}" for folder in release.mmdebstrap_hooks),
         "--setup-hook=" + "\n".join(setup),
-        *include,
-        f"--customize-hook={done}",
+        *((f"--include={','.join(included)}",) if included else ()),
+        "--customize-hook=" + "\n".join(done),
         base.release,
         places.target,
         *lines,
@@ -164,8 +187,14 @@ def _debootstrap(base: Base, recipe: Recipe, sources: Sources, places: _Places) 
         "/bin/sh",
         "-c",
         _WITH_LOG,
+        "sh",
+        _archived(recipe, base),
         places.target,
-        "debootstrap",
+        "/bin/sh",
+        "-c",
+        _DEBOOTSTRAP,
+        "sh",
+        places.private,
         f"--arch={base.architecture}",
         *((f"--variant={variant}",) if variant else ()),
         f"--components={','.join(base.components)}",
@@ -194,12 +223,26 @@ def _debootstrap(base: Base, recipe: Recipe, sources: Sources, places: _Places) 
             wgetrc.append(f"{name} = {value}\n")
     if options.get("acquire::https::verify-peer", "").lower() in ("no", "false"):
         wgetrc.append("check_certificate = off\n")
+    old = ("check-valid-until", "no") in line.options
     files = {
         "keyring.gpg": line.keyring.content,
+        "gpgv": apt_gpgv.for_debootstrap(expired_keys=release.expired_keys, old_release_files=old),
         "wgetrc": "".join(wgetrc).encode(),
         ".netrc": apt_auth.wget_text(sources.credentials),
     }
     return Bootstrap(argv=argv, env=env, files=files)
+
+
+def _archived(recipe: Recipe, base: Base) -> str:
+    """Where the archive is of a release that other mirrors do not have; nothing of the others."""
+    mirrors = recipe.releases[base.release].mirrors
+    return f"{recipe.name} {base.release} is archived, and at {mirrors['main']}" if mirrors else ""
+
+
+def _local(uris: Iterable[str]) -> tuple[str, ...]:
+    """The directories of mirrors that are on this disk, as apt reads their addresses."""
+    found = (os.path.normpath(unquote(urlsplit(uri).path)) for uri in uris if uri.startswith(("file:", "copy:")))
+    return tuple(dict.fromkeys(found))
 
 
 def _https(sources: Sources) -> bool:
@@ -248,15 +291,21 @@ def provision(base: Base, recipe: Recipe | None, *, host: HostApt, repositories:
         ("DPkg::Options::", "--force-confold"),  # a file that a definition put there is meant
         ("Dir::Etc::netrc", f"{PROVISION}/auth.conf"),
     ]
-    files = {**sources.files, "apt.conf": apt_conf.dump(settings).encode()}
-    files["auth.conf"] = apt_auth.apt_text(sources.credentials)
+    files = dict(sources.files)
+    if recipe and recipe.releases[base.release].expired_keys:
+        files["gpgv"] = apt_gpgv.for_expired_keys()
+        # Dir::Bin::gpg is what apt 1.0 calls; since 1.1 it is the other.
+        settings += [("Apt::Key::gpgvcommand", f"{PROVISION}/gpgv"), ("Dir::Bin::gpg", f"{PROVISION}/gpgv")]
+    files |= {"apt.conf": apt_conf.dump(settings).encode(), "auth.conf": apt_auth.apt_text(sources.credentials)}
+    set_already = any(name.lower() == "acquire::https::cainfo" for name, _ in settings)
+    if host.ca_bundle and not set_already and (recipe is None or any(uri.startswith("https:") for uri in uris)):
+        files[_CERTIFICATES] = host.files[host.ca_bundle]
     env = {**_ENVIRONMENT, "APT_CONFIG": f"{PROVISION}/apt.conf"}
     uris += [line.uri for line in sources.lines]
-    local = (os.path.normpath(unquote(urlsplit(uri).path)) for uri in uris if uri.startswith(("file:", "copy:")))
     key = sources.cache_key if recipe else apt_sources.digest("apt", "committed", base.from_layer or base.source)
     if repositories:
         key = apt_sources.digest(key, sorted([origin.url, origin.keys] for origin in repositories))
-    return Provision(files=files, env=env, cache=ARCHIVES, cache_key=key, binds=tuple(dict.fromkeys(local)))
+    return Provision(files=files, env=env, cache=ARCHIVES, cache_key=key, binds=_local(uris))
 
 
 def add_repository(repository: RepositoryKeys) -> Inside:

@@ -31,6 +31,7 @@ tidy() {
 }
 """
 
+# Many images have no certificates: for an https mirror those that the host trusts stand in.
 # Updating is once per script, and only when something is missing. No daemon is started or stopped: the layer is no
 # running system (https://people.debian.org/~hmh/invokerc.d-policyrc.d-specification.txt).
 APT = (
@@ -39,6 +40,9 @@ APT = (
 used=
 updated=
 policy=
+trusted=
+host=/run/roost/provision/certificates.pem
+if [ -e "$host" ] && [ ! -e /etc/ssl/certs/ca-certificates.crt ]; then trusted=-oAcquire::https::CaInfo=$host; fi
 begin() {
     [ -z "$used" ] || return 0
     used=yes
@@ -53,11 +57,11 @@ update() {
     updated=yes
     begin
     # Without the option, which old versions do not know, a list that cannot be downloaded is no failure.
-    apt-get -q -o APT::Update::Error-Mode=any update
+    apt-get -q -o APT::Update::Error-Mode=any $trusted update
 }
 get() {
     update
-    apt-get -q -y --no-install-recommends install -- "$@" </dev/null
+    apt-get -q -y --no-install-recommends $trusted install -- "$@" </dev/null
 }
 end() {
     status=$?
@@ -118,7 +122,7 @@ _UPGRADE = (
     + APT
     + """
 update
-apt-get -q -y --no-install-recommends dist-upgrade </dev/null
+apt-get -q -y --no-install-recommends $trusted dist-upgrade </dev/null
 """
 )
 

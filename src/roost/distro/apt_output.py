@@ -25,7 +25,7 @@ def unreachable(output: str) -> str:
     for line in output.splitlines():
         if match := re.search(_URL, line):
             last = match["url"]
-        if not _UNREACHABLE.search(line):
+        if not _UNREACHABLE.search(line) or re.search("certificate", line, re.IGNORECASE):
             continue
         host = _HOST.search(line)
         if last and (host is None or host["host"] in last or re.search(_URL, line)):
@@ -46,6 +46,8 @@ _KEY = (
 )
 _MISSING = 'check mirror, release and components; an archived release is on another mirror (mirror = "URL")'
 _NOT_FOUND = "the mirror does not have it: {what}"
+
+_ARCHIVED = re.compile(r"^roost: archived: (?P<what>.+), and at (?P<where>\S+)$", re.MULTILINE)
 
 # The surest first. What a brief names is the pattern's last group, and those with names.
 _KNOWN: tuple[tuple[str, str, str], ...] = (
@@ -70,6 +72,11 @@ _KNOWN: tuple[tuple[str, str, str], ...] = (
         "credentials belong into the host's /etc/apt/auth.conf.d, or into the mirror's address",
     ),
     (
+        r"EXPKEYSIG ([0-9A-F]+)",
+        "the mirror is signed by a key that has expired: {what}",
+        'update the host\'s keyring package, or name a keyring with the renewed key, keyring = "PATH"',
+    ),
+    (
         r"GPG error: (?P<where>(?:file|https?):\S+) [^\n]*NO_PUBKEY ([0-9A-F]+)",
         "{where} is signed by a key that is not trusted: {what}",
         _KEY,
@@ -77,15 +84,10 @@ _KNOWN: tuple[tuple[str, str, str], ...] = (
     (r"NO_PUBKEY ([0-9A-F]+)", "the mirror is signed by a key that is not trusted: {what}", _KEY),
     (r"unknown key \(key id ([0-9A-F]+)\)", "the mirror is signed by a key that is not trusted: {what}", _KEY),
     (r"Missing key ([0-9A-F]+)", "the mirror is signed by a key that is not trusted: {what}", _KEY),
-    (
-        r"EXPKEYSIG ([0-9A-F]+)",
-        "the mirror is signed by a key that has expired: {what}",
-        'update the host\'s keyring package, or name a keyring with the renewed key, keyring = "PATH"',
-    ),
     (r"The repository '([^']+)' does not have a Release file", _NOT_FOUND, _MISSING),
     (r"Failed getting release file (\S+)", _NOT_FOUND, _MISSING),
     (
-        r"BADSIG|signatures? (?:were|was) invalid|Invalid Release signature|not signed by|is not signed",
+        r"BADSIG|NODATA|signatures? (?:were|was) invalid|Invalid Release signature|not signed by",
         "the mirror's signature is not good",
         'the mirror is damaged, changed on the way, or not signed; another mirror, or its keyring = "PATH"',
     ),
@@ -93,6 +95,11 @@ _KNOWN: tuple[tuple[str, str, str], ...] = (
         r"\w+ packages were removed and -y was used|problems and -y was used without --force-yes",
         "the system cannot do without what would be removed",
         "the lines before name it: take it out of remove-packages",
+    ),
+    (
+        r"(?:The repository '|Failed getting release signature file )([^'\n]+?)(?:' is not signed|\n|$)",
+        "the mirror is not signed: {what}",
+        "use the distribution's own mirror, or one that copies its signatures too",
     ),
     (
         r"Unable to locate package (\S+)",
@@ -110,7 +117,7 @@ _KNOWN: tuple[tuple[str, str, str], ...] = (
         "mirrors keep the newest version only: leave it out, or use a mirror of snapshots",
     ),
     (
-        r"[Cc]ertificate verification failed|No system certificates available|certificate is NOT trusted",
+        r"[Cc]ertificate verification|No system certificates available|certificate is NOT trusted",
         "the mirror's certificate is not trusted",
         "set Acquire::https::CaInfo in the host's apt configuration, or install its ca-certificates",
     ),
@@ -151,10 +158,14 @@ _KNOWN: tuple[tuple[str, str, str], ...] = (
 
 def explain(output: str) -> tuple[str, str]:
     """What happened and what to try, for the surest of the known reasons; both empty when none is known."""
+    archived = _ARCHIVED.search(output)
+    where = (
+        f"{archived['what']}: its mirror is {archived['where']}; leave mirror out, or name a copy" if archived else ""
+    )
     if mirror := unreachable(output):
-        return f"cannot be reached: {mirror}", "check the network, the proxy and the mirror's name"
+        return f"cannot be reached: {mirror}", where or "check the network, the proxy and the mirror's name"
     for pattern, brief, hint in _KNOWN:
         if match := re.search(pattern, output):
             what = match.group(match.lastindex or 0).rstrip(".,:")
-            return brief.format(what=what, **match.groupdict()), hint
+            return brief.format(what=what, **match.groupdict()), where if where and hint is _MISSING else hint
     return "", ""

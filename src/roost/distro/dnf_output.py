@@ -1,4 +1,4 @@
-"""What the output of dnf, yum and rpm says about a failure. They speak English: ``LC_ALL`` is set."""
+"""What the output of dnf, dnf5, yum and rpm says about a failure. They speak English: ``LC_ALL`` is set."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ _KNOWN: tuple[tuple[str, str, str], ...] = (
         f"the mirror is damaged, changed on the way, or not signed by this key; {_KEY}",
     ),
     (
-        r"Package (\S+?)(?:\.rpm)? is not signed",
+        r"Package (\S+?)(?:\.rpm)? is not signed|check for package \"(\S+?)\" .*: The package is not signed",
         "the package {what} is not signed",
         "the mirror is not what it says it is: use another one",
     ),
@@ -80,7 +80,10 @@ _KNOWN: tuple[tuple[str, str, str], ...] = (
         "the mirror is incomplete, damaged, or changed while it was copied",
     ),
     (
-        r"(\S+?)(?:\.rpm)?: Downloading successful, but checksum doesn't match",
+        (
+            r"(\S+?)(?:\.rpm)?: Downloading successful, but checksum doesn't match"
+            r"|>>> Downloading successful, but checksum doesn't match.*?([^/\s]+?)(?:\.rpm)?(?:\n|$)"
+        ),
         "{what} is not what the repository's list says it is",
         f"the mirror is damaged, or something on the way keeps old files: {_CHANGED}",
     ),
@@ -105,7 +108,7 @@ _KNOWN: tuple[tuple[str, str, str], ...] = (
         "install the host's ca-certificates: layers are made with what the host trusts",
     ),
     (
-        r"Status code: 404 for (\S+)|Couldn't (?:read|open) a? ?file:?(?://)? file for (\S+)|HTTP Error 404[^\n]*?(https?://\S+)",
+        r"Status code: 404 for (\S+)|Could(?:n't| not) (?:read|open) a? ?file:?(?://)? file for (\S+)|HTTP Error 404[^\n]*?(https?://\S+)",
         "the mirror does not have it: {what}",
         'check mirror and release; an archived release is on another mirror (mirror = "URL")',
     ),

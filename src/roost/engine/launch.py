@@ -345,7 +345,7 @@ def _place_files(spec: Spec) -> None:
     os.mkdir("provision", 0o700)
     os.chown("provision", spec.base, spec.base)
     for path, content in spec.provision.items():
-        _write(f"provision/{path}", content, owner=spec.base, mode=0o600)
+        _write(f"provision/{path}", content, owner=spec.base, mode=0o700 if content[:2] == b"#!" else 0o600)
 
 
 def _write(path: str, content: bytes, *, owner: int = 0, mode: int = 0o600) -> None:
