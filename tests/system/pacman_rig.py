@@ -54,7 +54,6 @@ class Packer(Workshop):
         run("bsdtar", "-c", "--zstd", *options, "-f", made, "-C", content, *heads, *others)
         return made
 
-
     def keyring(self, version: str, files: Path) -> Path:
         """The package archlinux-keyring with these files. Debian's pacman-key looks for them in another directory."""
         content = self._place / f"keyring-{version}"
@@ -64,7 +63,6 @@ class Packer(Workshop):
             shutil.copy(path, target)
         (content / "usr/share/keyrings").symlink_to("pacman/keyrings")
         return self.make("archlinux-keyring", version, files=content, requires="pacman", scripts=_POPULATE)
-
 
     def pacman(self) -> Path:
         """pacman itself, with its pacman-key."""
@@ -154,8 +152,9 @@ def make_arch(place: Path, key: Key, keyring: Path) -> Mirror:
         shop.of_host("systemd", ("systemd",), (*_PROGRAMS, *hosts), requires="pacman"),
         shop.of_host("systemd-sysvcompat", ("systemd-sysv",), (*_PROGRAMS, *hosts, "systemd"), requires="systemd"),
         shop.keyring("1", keyring),
-        shop.make("base", requires="filesystem coreutils pacman shadow archlinux-keyring tzdata"),
+        shop.make("base", requires="filesystem coreutils pacman shadow archlinux-keyring ca-certificates tzdata"),
         shop.small("tzdata", usr__share__zoneinfo__Europe__Berlin="TZif2 of no use\n"),
+        shop.small("ca-certificates", **{"etc__ssl__certs__ca-certificates.crt": "none\n"}),
         shop.small("util-linux"),
     ]
     hello = "#!/bin/sh\ncat /usr/share/greeting /etc/hello-post\n"

@@ -12,6 +12,7 @@ import http.server
 import os
 import re
 import shutil
+import ssl
 import subprocess
 import tempfile
 import threading
@@ -412,8 +413,11 @@ class Served(NamedTuple):
 
 
 @contextlib.contextmanager
-def served(directory: Path, login: str = "") -> Iterator[Served]:
-    """Serves a directory on this computer alone, to who says ``login`` (USER:PASSWORD) when there is one."""
+def served(directory: Path, login: str = "", certificate: Path | None = None) -> Iterator[Served]:
+    """Serves a directory on this computer alone, to who says ``login`` (USER:PASSWORD) when there is one.
+
+    By https with a certificate: a file with that and its key.
+    """
     asked: list[str] = []
     wanted = f"Basic {base64.b64encode(login.encode()).decode()}" if login else None
 
@@ -424,7 +428,10 @@ def served(directory: Path, login: str = "") -> Iterator[Served]:
         def do_GET(self) -> None:
             asked.append(self.path)
             if wanted and self.headers["Authorization"] != wanted:
-                self.send_error(401)
+                self.send_response(401)
+                self.send_header("WWW-Authenticate", 'Basic realm="packages"')
+                self.send_header("Content-Length", "0")
+                self.end_headers()
                 return
             with contextlib.suppress(ConnectionError):  # who asked was content with less
                 super().do_GET()
@@ -433,10 +440,14 @@ def served(directory: Path, login: str = "") -> Iterator[Served]:
             pass
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    if certificate:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate)
+        server.socket = context.wrap_socket(server.socket, server_side=True)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:
-        yield Served(f"http://127.0.0.1:{server.server_port}", asked)
+        yield Served(f"http{'s' if certificate else ''}://127.0.0.1:{server.server_port}", asked)
     finally:
         server.shutdown()
         server.server_close()

@@ -337,7 +337,7 @@ def _repositories_once(machine: _Layered, layers: list[Contents]) -> list[Conten
             first, earlier = made.setdefault(one.name, (one, title))
             if earlier == title:
                 kept.append(one)
-                if one.suites == ("",) and not machine.told("release") and machine.text("from_"):
+                if one.suites == ("",) and not machine.told("release") and machine.text("from_").startswith("layer:"):
                     place.wrong(
                         f"repository '{one.name}' of {title} needs suites: a machine made from a layer says no release"
                     )

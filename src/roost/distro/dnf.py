@@ -235,9 +235,7 @@ def provision(base: Base, recipe: Recipe | None, *, host: HostDnf, repositories:
     if repositories:
         key = digest(key, sorted([origin.url, origin.keys] for origin in repositories))
     binds = dnf_repos.local((base.mirror, *(repo.url for repo in repos.repos), *urls))
-    return Provision(
-        files=files, env={**_ENVIRONMENT, **_proxies(host)}, cache=CACHE, cache_key=key, binds=binds
-    )
+    return Provision(files=files, env={**_ENVIRONMENT, **_proxies(host)}, cache=CACHE, cache_key=key, binds=binds)
 
 
 def add_repository(repository: RepositoryKeys) -> Inside:

@@ -75,6 +75,7 @@ mkdir -p "$tree{GNUPG}"
 cp -a "$home/." "$tree{GNUPG}/"
 chmod 0755 "$tree{GNUPG}"
 home=$tree{GNUPG}
+without_net
 manage() {{
     pacman --config "$private/pacman.conf" --root "$tree" --dbpath "$tree/var/lib/pacman" --cachedir "$cache" \\
         --hookdir "$tree/etc/pacman.d/hooks" --gpgdir "$home" --logfile "$private/log" --noconfirm --noprogressbar \\
@@ -84,6 +85,7 @@ manage -S -y
 fetch "$@"
 HOME=/root
 manage -S --needed "$@"
+with_net
 close_keys
 """
 )
@@ -147,6 +149,7 @@ synchronise() {{
     used=yes
     case $(pacman -S --help) in *--disable-sandbox*) options=--disable-sandbox ;; esac
     [ -s "$home/trustdb.gpg" ] || with_keys
+    without_net
     mkdir -p "$cache"
     download manage -S -y
     # what the newest packagers have signed cannot be installed without their keys
@@ -170,6 +173,7 @@ end() {{
     status=$?
     trap - EXIT
     own_certificates
+    with_net
     [ -z "$opened" ] || close_keys
     [ -z "$used" ] || tidy
     exit "$status"
@@ -292,7 +296,9 @@ def upgrade() -> Inside:
 def _names(packages: Sequence[str]) -> Sequence[str]:
     for name in packages:
         if not re.fullmatch(r"([a-z0-9][a-z0-9_-]*/)?[A-Za-z0-9@_+][A-Za-z0-9@._+-]*", name):
-            raise DefinitionError(f"not the name of a package: {name!r}", hint="NAME, REPOSITORY/NAME or a group's name")
+            raise DefinitionError(
+                f"not the name of a package: {name!r}", hint="NAME, REPOSITORY/NAME or a group's name"
+            )
     return packages
 
 

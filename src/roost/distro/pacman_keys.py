@@ -24,7 +24,7 @@ KEYRINGS = "/usr/share/pacman/keyrings"
 # $home is gpg's directory. `trust DIRECTORY NAME` is pacman-key's --populate. A revoked key is deleted, where pacman-key
 # disables it: that takes a moment for all of them, and not one for each.
 KEYS = """
-gnupg() { gpg --homedir "$home" --batch --no-tty --quiet --no-permission-warning "$@"; }
+gnupg() { gpg --homedir "$home" --batch --no-tty --quiet --no-permission-warning --no-auto-check-trustdb "$@"; }
 trust() {
     gnupg --import "$1/$2.gpg"
     while IFS=: read -r key _; do
@@ -43,13 +43,20 @@ trust() {
     [ -z "$revoked" ] || gnupg --yes --delete-keys $revoked
     gnupg --check-trustdb
 }
+# pacman would ask servers for keys that are missing, and the net of whom to ask
+without_net() {
+    [ ! -e "$home/gpg.conf.roost" ] || return 0
+    cp "$home/gpg.conf" "$home/gpg.conf.roost"
+    echo disable-dirmngr >>"$home/gpg.conf"
+}
+with_net() { [ ! -e "$home/gpg.conf.roost" ] || mv -f "$home/gpg.conf.roost" "$home/gpg.conf"; }
 open_keys() {
     mkdir -p "$home"
     [ -e "$home/pubring.gpg" ] || : >"$home/pubring.gpg"
     [ -e "$home/gpg.conf" ] || printf '%s\\n' no-greeting no-permission-warning lock-never >"$home/gpg.conf"
     [ -e "$home/gpg-agent.conf" ] || echo disable-scdaemon >"$home/gpg-agent.conf"
     [ -z "$(gnupg --with-colons --list-secret-keys)" ] || return 0
-    gnupg --passphrase '' --quick-generate-key 'Pacman Keyring Master Key <pacman@localhost>' ed25519 sign never
+    gnupg --yes --passphrase '' --quick-generate-key 'Pacman Keyring Master Key <pacman@localhost>' ed25519 sign never
 }
 close_keys() {
     gpgconf --homedir "$home" --kill all || true

@@ -20,10 +20,12 @@ def unreachable(output: str) -> str:
 
 
 _KEY = (
-    'name the keyring that has its key, keyring = "PATH" (of a repository: key); with NAME-trusted beside NAME.gpg, as Arch has'
-    " them, the keys that it names decide; a newer archlinux-keyring knows newer packagers"
+    'name the keyring that has its key: keyring = "PATH" (of a repository: key); Arch\'s is in the package archlinux-keyring,'
+    " and a new packager's key only in a newer one"
 )
-_OTHER = "the mirror is damaged or changed on the way, or still being copied: try again in a moment, or use another mirror"
+_OTHER = (
+    "the mirror is damaged or changed on the way, or still being copied: try again in a moment, or use another mirror"
+)
 _DATED = 'check the mirror; what a day had is at mirror = "https://archive.archlinux.org/repos/YYYY/MM/DD"'
 
 # The surest first. What a brief names is the pattern's last group.
@@ -109,7 +111,7 @@ _KNOWN: tuple[tuple[str, str, str], ...] = (
         'name one: repositories = [{ name = "core", url = "https://geo.mirror.pkgbuild.com/core/os/x86_64" }, ...]',
     ),
     (
-        r"(\S+ exists in (?:filesystem|both '[^']*' and '[^']*'))|failed to commit transaction \(conflicting files\)",
+        r"(\S+ exists in (?:filesystem|both '[^']*' and '[^']*'))",
         "packages contradict each other or what is there: {what}",
         "the lines before name the files; what a script has put there belongs into /usr/local or a package",
     ),
