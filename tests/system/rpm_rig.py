@@ -241,7 +241,7 @@ def files_of(names: tuple[str, ...], *, merged_usr: bool = True) -> list[str]:
     return sorted(found)
 
 
-def _filesystem(place: Path) -> Path:
+def filesystem(place: Path) -> Path:
     for name in _DIRECTORIES:
         (place / name).mkdir(parents=True, exist_ok=True)
     for name, target in _LINKS.items():
@@ -253,7 +253,7 @@ def _filesystem(place: Path) -> Path:
     return place
 
 
-def _tools(place: Path) -> Path:
+def tools(place: Path) -> Path:
     """busybox for what coreutils does; a shell that is bash comes with dnf's package."""
     target = place / "usr/bin"
     target.mkdir(parents=True)
@@ -319,8 +319,8 @@ def make_opensuse(place: Path, key: Key) -> Mirror:
     needed = ("zypper", "libsolv-tools", "rpm", "bash", "libc-bin", "gpg")
     moved = {"etc__rpm__macros": "%_dbpath /usr/lib/sysimage/rpm\n"}
     packages = [
-        shop.make("filesystem", files=_filesystem(place / "filesystem")),
-        shop.make("coreutils", files=_tools(place / "tools"), requires="filesystem", provides="/bin/sh"),
+        shop.make("filesystem", files=filesystem(place / "filesystem")),
+        shop.make("coreutils", files=tools(place / "tools"), requires="filesystem", provides="/bin/sh"),
         shop.of_host("zypper", needed, requires="coreutils"),
         shop.of_host("shadow", ("passwd", "login"), needed, requires="zypper"),
         shop.of_host("systemd", ("systemd", "systemd-sysv"), (*needed, "passwd"), requires="zypper"),
@@ -351,8 +351,8 @@ def make_mirror(place: Path, key: Key) -> Mirror:
     macros = {"etc__rpm__macros": "%_dbpath /var/lib/rpm\n"}
     moved = {"etc__rpm__macros": "%_dbpath /usr/lib/sysimage/rpm\n"}
     common = [
-        shop.make("filesystem", files=_filesystem(place / "filesystem")),
-        shop.make("coreutils", files=_tools(place / "tools"), requires="filesystem", provides="/bin/sh"),
+        shop.make("filesystem", files=filesystem(place / "filesystem")),
+        shop.make("coreutils", files=tools(place / "tools"), requires="filesystem", provides="/bin/sh"),
         shop.of_host("dnf", _BASIC, requires="coreutils"),
         shop.of_host("shadow-utils", ("passwd", "login"), _BASIC, requires="dnf"),
         shop.small("passwd", requires="shadow-utils"),
@@ -432,7 +432,10 @@ def served(directory: Path, login: str = "", certificate: Path | None = None) ->
         def do_GET(self) -> None:
             asked.append(self.path)
             if wanted and self.headers["Authorization"] != wanted:
-                self.send_error(401)
+                self.send_response(401)
+                self.send_header("WWW-Authenticate", 'Basic realm="packages"')
+                self.send_header("Content-Length", "0")
+                self.end_headers()
                 return
             with contextlib.suppress(ConnectionError):  # who asked was content with less
                 super().do_GET()

@@ -7,7 +7,7 @@ import re
 import pytest
 
 from roost.definition import checks
-from roost.distro import apt, dnf, family, recipe, zypper
+from roost.distro import apt, dnf, family, pacman, recipe, zypper
 from roost.distro.recipe import FAMILIES, RECIPES, VERSIONS, Family
 from roost.errors import DefinitionError
 
@@ -66,7 +66,7 @@ def _keyrings(name: str) -> list[str]:
 def test_mirrors_are_the_distribution_s_own(name: str) -> None:
     r = recipe(name)
     tables = [r.mirrors, r.ports_mirrors, *(release.mirrors for release in r.releases.values())]
-    own = r"(debian\.org|ubuntu\.com|fedoraproject\.org|centos\.org|almalinux\.org|rockylinux\.org|opensuse\.org|gentoo\.org)"
+    own = r"(debian\.org|ubuntu\.com|fedoraproject\.org|centos\.org|almalinux\.org|rockylinux\.org|opensuse\.org|gentoo\.org|pkgbuild\.com)"
     for url in (url for table in tables for url in table.values()):
         assert re.fullmatch(rf"https?://[a-z.-]+\.{own}(/[a-z-]+)*", url)
 
@@ -83,7 +83,7 @@ def test_every_system_of_the_seeds_is_there() -> None:
     assert {"7", "8", "8-stream", "9-stream", "10-stream"} <= recipe("centos").releases.keys()
     assert {"8", "9", "10"} == recipe("almalinux").releases.keys() == recipe("rockylinux").releases.keys()
     assert {"15.6", "tumbleweed"} <= recipe("opensuse").releases.keys()
-    assert recipe("gentoo").releases.keys() == {"rolling"}
+    assert recipe("gentoo").releases.keys() == recipe("arch").releases.keys() == {"rolling"}
     assert "i386" in recipe("ubuntu").releases["bionic"].architectures
     assert "i386" not in recipe("ubuntu").releases["focal"].architectures
 
@@ -116,3 +116,5 @@ def test_the_family_of_a_recipe_is_loaded() -> None:
     assert other.NOBODY_GROUP == "nobody"
     third: Family = zypper
     assert family("zypper") is third
+    fourth: Family = pacman
+    assert family("pacman") is fourth

@@ -317,7 +317,7 @@ def _repositories_once(machine: Layered, layers: list[Contents]) -> list[Content
             first, earlier = made.setdefault(one.name, (one, title))
             if earlier == title:
                 kept.append(one)
-                if one.suites == ("",) and not machine.told("release") and machine.text("from_"):
+                if one.suites == ("",) and not machine.told("release") and machine.text("from_").startswith("layer:"):
                     place.wrong(
                         f"repository '{one.name}' of {title} needs suites: a machine made from a layer says no release"
                     )

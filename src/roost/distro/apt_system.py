@@ -167,6 +167,8 @@ def add_repository(repository: RepositoryKeys) -> Inside:
     name = repository.name
     if not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", name):
         raise DefinitionError(f"not a repository's name: {name!r}", hint="a-z, 0-9, '-', '_'")
+    if not any(repository.suites):  # a machine made from an archive or an image says no release
+        raise DefinitionError(f"repository '{name}' needs suites", hint='suites = ["NAME"], as in sources.list')
     keys = keyring.binary(repository.key, f"{name}.gpg") if repository.key else b""
     words = (
         name,

@@ -235,16 +235,7 @@ def provision(base: Base, recipe: Recipe | None, *, host: HostDnf, repositories:
     if repositories:
         key = digest(key, sorted([origin.url, origin.keys] for origin in repositories))
     binds = dnf_repos.local((base.mirror, *(repo.url for repo in repos.repos), *urls))
-    return Provision(
-        files=files, env={**_ENVIRONMENT, **_proxies(host)}, cache=CACHE, cache_key=key, binds=_outermost(binds)
-    )
-
-
-def _outermost(paths: Sequence[str]) -> tuple[str, ...]:
-    """Without those that are below another."""
-    return tuple(
-        path for path in paths if not any(path != other and f"{path}/".startswith(f"{other}/") for other in paths)
-    )
+    return Provision(files=files, env={**_ENVIRONMENT, **_proxies(host)}, cache=CACHE, cache_key=key, binds=binds)
 
 
 def add_repository(repository: RepositoryKeys) -> Inside:

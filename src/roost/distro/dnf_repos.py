@@ -71,9 +71,17 @@ def digest(*parts: object) -> str:
 def resolve(base: Base, recipe: Recipe, host: HostDnf) -> Repos:
     """The repositories of a base. Reads its keyring, and nothing else.
 
-    With a mirror in the definition, the repositories that the recipe gets from its ``main`` mirror come from there and
-    no others. Raises HostError for a keyring that the host lacks, DefinitionError for one that changed since it was
-    loaded, or for what is no address.
+    Raises HostError for a keyring that the host lacks, DefinitionError for one that changed since it was loaded, or for
+    what is no address.
+    """
+    repos, logins = listed(base, recipe, host)
+    return Repos(repos=repos, keys=_keys(base, recipe, recipe.releases[base.release], host), logins=logins)
+
+
+def listed(base: Base, recipe: Recipe, host: HostDnf) -> tuple[tuple[Repo, ...], dict[str, Credential]]:
+    """The repositories of a base, and the logins of those that want one. Raises DefinitionError for what is no address.
+
+    With a mirror in the definition, those that the recipe gets from its ``main`` mirror come from there and no others.
     """
     release = recipe.releases[base.release]
     mirrors = {**recipe.mirrors, **release.mirrors}
@@ -93,7 +101,7 @@ def resolve(base: Base, recipe: Recipe, host: HostDnf) -> Repos:
         wanted = apt_auth.hosts((url,))
         if login := login or next((c for c in auth if c.host in wanted), None):
             logins[suite.name] = login
-    return Repos(repos=tuple(repos), keys=_keys(base, recipe, release, host), logins=logins)
+    return tuple(repos), logins
 
 
 def words(base: Base, recipe: Recipe, release: Release) -> dict[str, str]:
@@ -105,11 +113,11 @@ def words(base: Base, recipe: Recipe, release: Release) -> dict[str, str]:
 
 
 def local(urls: Iterable[str]) -> tuple[str, ...]:
-    """The directories of ``file:`` addresses, each once."""
+    """The directories of ``file:`` addresses, each once, without those that are below another."""
     from urllib.parse import unquote, urlsplit
 
-    found = (os.path.normpath(unquote(urlsplit(url).path)) for url in urls if url.startswith("file:"))
-    return tuple(dict.fromkeys(found))
+    found = dict.fromkeys(os.path.normpath(unquote(urlsplit(url).path)) for url in urls if url.startswith("file:"))
+    return tuple(path for path in found if not any(path != one and f"{path}/".startswith(f"{one}/") for one in found))
 
 
 def _keys(base: Base, recipe: Recipe, release: Release, host: HostDnf) -> bytes:

@@ -50,38 +50,51 @@ def armoured(content: bytes, name: str) -> bytes:
     Raises HostError as ``binary`` does.
     """
     keys: list[list[bytes]] = []
-    for kind, packet in _packets(binary(content, name), name):
-        if kind == _PUBLIC_KEY or not keys:
+    for kind, packet in packets(binary(content, name), name):
+        if kind == PUBLIC_KEY or not keys:
             keys.append([])
         keys[-1].append(packet)
     table = _crc_table()
     return b"".join(_armour(b"".join(key), table) for key in keys)
 
 
-_PUBLIC_KEY = 6  # the packet that a key begins with (RFC 9580, 5)
+PUBLIC_KEY = 6
+"""The packet that a key begins with (RFC 9580, 5)."""
 
 
-def _packets(content: bytes, name: str) -> Iterator[tuple[int, bytes]]:
-    """Every packet with its kind. The lengths are those of RFC 9580, 4.2; a key has no packets of unknown length."""
+def packets(content: bytes, name: str) -> Iterator[tuple[int, bytes]]:
+    """Every packet of a binary keyring with its kind.
+
+    Raises HostError for a file that ends in the middle of one, or holds something else.
+    """
     at = 0
     while at < len(content):
-        head, rest = content[at], content[at + 1 : at + 6]
-        if head & 0x40:
-            kind, first = head & 0x3F, rest[0] if rest else 255
-            if first < 192:
-                header, size = 2, first
-            elif first < 224:
-                header, size = 3, ((first - 192) << 8) + int.from_bytes(rest[1:2], "big") + 192
-            else:
-                header, size = 6, int.from_bytes(rest[1:5], "big") if first == 255 else len(content)
-        else:
-            kind, width = (head >> 2) & 0x0F, 1 << (head & 3)
-            header, size = 1 + width, int.from_bytes(rest[:width], "big") if width < 8 else len(content)
+        kind, header, size = _header(content, at)
         end = at + header + size
-        if not head & 0x80 or end > len(content):
+        if not content[at] & 0x80 or end > len(content):
             raise HostError(f"{name} holds no whole OpenPGP keys", hint=f"write it with 'gpg --export KEY > {name}'")
         yield kind, content[at:end]
         at = end
+
+
+def body(packet: bytes) -> bytes:
+    """A packet without its header."""
+    _, header, _ = _header(packet, 0)
+    return packet[header:]
+
+
+def _header(content: bytes, at: int) -> tuple[int, int, int]:
+    """Kind, length of the header, length of the rest, by RFC 9580, 4.2; a key has no packets of unknown length."""
+    head, rest = content[at], content[at + 1 : at + 6]
+    if head & 0x40:
+        kind, first = head & 0x3F, rest[0] if rest else 255
+        if first < 192:
+            return kind, 2, first
+        if first < 224:
+            return kind, 3, ((first - 192) << 8) + int.from_bytes(rest[1:2], "big") + 192
+        return kind, 6, int.from_bytes(rest[1:5], "big") if first == 255 else len(content)
+    width = 1 << (head & 3)
+    return (head >> 2) & 0x0F, 1 + width, int.from_bytes(rest[:width], "big") if width < 8 else len(content)
 
 
 def _crc_table() -> list[int]:

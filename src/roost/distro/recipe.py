@@ -20,10 +20,12 @@ if TYPE_CHECKING:
 
     from roost.definition.model import Base, RepositoryKeys, User
 
-RECIPES = ("debian", "ubuntu", "fedora", "centos", "almalinux", "rockylinux", "opensuse", "gentoo")
-FAMILIES = {"apt": "roost.distro.apt", "dnf": "roost.distro.dnf", "zypper": "roost.distro.zypper"}
+RECIPES = ("debian", "ubuntu", "fedora", "centos", "almalinux", "rockylinux", "opensuse", "arch", "gentoo")
+FAMILIES = {
+    "apt": "roost.distro.apt", "dnf": "roost.distro.dnf", "zypper": "roost.distro.zypper", "pacman": "roost.distro.pacman",
+}  # fmt: skip
 """Those that make layers. Machines of the others of VERSIONS can be defined and planned."""
-VERSIONS = {"apt": 1, "dnf": 1, "zypper": 1, "portage": 0}
+VERSIONS = {"apt": 1, "dnf": 1, "zypper": 1, "pacman": 1, "portage": 0}
 """Part of every layer's identity, known without importing a family: raised when what it does must rebuild layers.
 0: it makes none yet.
 """
