@@ -14,6 +14,7 @@ from roost.bases import recognise, trees
 from roost.commit import NAME
 from roost.definition import origins
 from roost.errors import StoreError
+from roost.host import architectures
 from roost.plan import FORMAT, digest
 from roost.records import LayerRecord
 from roost.version import __version__
@@ -95,10 +96,12 @@ def _adopted(
         if last and (wrong := [one for one in system.problems(stack) if one.needed == "run"]):
             text = "\n".join(f"{one.path}: {one.found}: {one.remedy}" for one in wrong)
             raise StoreError(f"no machine can run in {path}", details=text, hint="is it the tree of a system?")
+        made_for = recognise.architecture(stack, "", path)
         layer = LayerRecord(
             digest=digest(FORMAT, "adopted", parents[-1] if parents else "", content), parents=parents, kind="committed",
             name=f"layer {name}" if last else f"base of {name}", family=family or recognise.family(stack), facts={"content": content},
             created=time.time(), seconds=time.monotonic() - began, roost=__version__,
+            architecture="" if made_for == architectures.of_host() else made_for,
         )  # fmt: skip
         pins.enter_context(store.pinned((layer.digest,)))
         store.publish(stage, layer)

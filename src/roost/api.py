@@ -310,7 +310,7 @@ class Manager(Booting, Keeping):
         return SessionRecord(
             id="", machine=machine.name, layers=item.layers, family=machine.family, created=time.time(), network=machine.network,
             private_users=machine.private_users, capabilities=machine.capabilities, no_new_privileges=self.no_new_privileges(item),
-            environment=machine.environment,
+            environment=machine.environment, architecture=facts.architecture_of(self.store, item),
         )  # fmt: skip
 
     def session(self, machine: str, *, verify: bool = False) -> Session:

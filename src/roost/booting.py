@@ -101,13 +101,14 @@ class Booting:
 
     def _wanted(self, item: MachinePlan, before: Booted | None, *, ephemeral: bool | None = None) -> Booted:
         from roost.boot.manage import record_of
+        from roost.facts import architecture_of
 
         assert self.definition is not None
         if ephemeral is None and before is not None and item.machine.boot is None:
             ephemeral = before.boot.ephemeral
         return record_of(
             item.machine, item.layers, definition=self.definition.path, pool=self._pool(), before=before, ephemeral=ephemeral,
-            no_new_privileges=self.no_new_privileges(item),
+            no_new_privileges=self.no_new_privileges(item), architecture=architecture_of(self.store, item),
         )  # fmt: skip
 
     def _pool(self) -> AddressPool:

@@ -17,10 +17,10 @@ from roost.distro import family as family_of
 from roost.distro.recipe import Origin, family_of_tree, recipe
 from roost.engine import seccomp
 from roost.engine.execute import Streams, execute
-from roost.engine.spec import MOUNT_POINTS, PROVISION, Bound, Limits, Overlaid, Spec
-from roost.errors import DefinitionError, Error, NetworkDown, StepError, StoreError, of_os
+from roost.engine.spec import MOUNT_POINTS, PROVISION, Bound, Limits, Overlaid, Spec, emulated
+from roost.errors import DefinitionError, Error, HostError, NetworkDown, StepError, StoreError, of_os
 from roost.events import LayerEnded, LayerOutput, LayerStarted, LayerStep
-from roost.host import files, runner, syscalls
+from roost.host import architectures, files, foreign, runner, syscalls
 from roost.pool import Job, Pool
 from roost.records import LayerRecord, SessionRecord
 from roost.session.overlay import Overlay, mount_overlay
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from roost.stop import Stop
     from roost.store import Store
 
+_OUTPUT_KEPT = 65536  # bytes of a step's output that its failure is explained from
 _TAIL = 20  # lines of a failed step's output that its error repeats
 
 
@@ -82,6 +83,9 @@ class Builder:
                 maker = LayerMaker(self._store, layer, parents[layer.digest], base, keep_failed=self._keep_failed)
             except DefinitionError as e:  # its family makes no layers yet; those of others are made all the same
                 refused[layer.digest] = DefinitionError(f"{layer.name}: {e.brief}", details=e.details, hint=e.hint)
+                continue
+            except HostError as e:
+                refused[layer.digest] = HostError(f"{layer.name}: {e.brief}", details=e.details, hint=e.hint)
                 continue
             jobs.append(Job(key=layer.digest, work=maker.make, after=after))
         pool = Pool(
@@ -138,10 +142,28 @@ class LayerMaker:
                 f"its package sets are not known: {layer.contents.open}", hint="name the packages instead of @SETS"
             )
         self._recipe: Recipe | None = _recipe_of(base)
+        self._architecture = self._found_architecture()
         self._keep_failed = keep_failed
         self._output = bytearray()
         self._step = "prepare"
         self._mount_points: tuple[str, ...] = ()
+
+    def _found_architecture(self) -> str:
+        """What the layer is made for, as its record has it. Raises HostError when what makes it cannot be run here."""
+        found = self._base.architecture if self._recipe is not None else ""
+        if not found and self._parents:
+            with contextlib.suppress(StoreError):  # it is not made yet
+                found = self._store.layer(self._parents[-1]).architecture
+        if found in ("", architectures.of_host()):
+            return ""
+        way = foreign.check(found)
+        if way.emulator and self._layer.base is not None and self._base.bootstrap == "debootstrap":
+            raise HostError(
+                f"debootstrap cannot make a base of {found} with an emulator that Roost registers itself",
+                details="it makes devices, which nobody can in a user namespace",
+                hint=f'bootstrap = "mmdebstrap"; or {foreign.remedy(found)}, which registers one for the whole host',
+            )
+        return found
 
     def make(self, monitor: Monitor, _stop: int) -> str:
         """The outcome: built, or reused when somebody else has made it meanwhile."""
@@ -170,18 +192,20 @@ class LayerMaker:
                 elif layer.base is not None:
                     self._make_base(stage)
                 else:
+                    self._architecture = self._found_architecture()  # by now it is known
                     self._make_upper(stage)
             except (Error, OSError) as e:
                 raise self._failed(stage, e) from e
             record = LayerRecord(
                 digest=layer.digest, parents=self._parents, kind=layer.kind, name=layer.name, family=self._made_family,
                 facts=layer.facts, created=time.time(), seconds=time.monotonic() - began, roost=__version__,
+                architecture=self._architecture,
             )  # fmt: skip
             return "built" if self._store.publish(stage, record) else "reused"
 
     def _said(self, data: bytes) -> None:
         self._output += data
-        del self._output[:-65536]
+        del self._output[:-_OUTPUT_KEPT]
         self._log.write(data)
         self._monitor(LayerOutput(layer=self._layer.digest, data=data))
 
@@ -194,13 +218,16 @@ class LayerMaker:
     # the base
 
     def _make_from_source(self, stage: str, base: Base) -> None:
-        from roost.bases import make
+        from roost.bases import make, recognise
 
         lowers = tuple(self._store.tree(digest) for digest in reversed(self._parents))
         work = make.Work(
             store=self._store, layer=self._layer, base=base, stage=stage, lowers=lowers, begin=self._begin, say=self._said
         )  # fmt: skip
         self._made_family = make.make(work)
+        if self._made_family:  # else another layer of the image is the last
+            found = recognise.architecture((f"{stage}/tree", *lowers), base.architecture, base.source)
+            self._architecture = "" if found == architectures.of_host() else found
 
     def _make_base(self, stage: str) -> None:
         assert self._recipe is not None
@@ -241,9 +268,17 @@ class LayerMaker:
         archives.keep(stage, cache, self._family.ARCHIVE_ENDINGS)
 
     def _on_host(self, command: runner.Command) -> None:
+        way = foreign.find(self._architecture)
+        status, output = foreign.emulating(way, lambda: self._ran(command))
+        if way.emulator:  # said in a child
+            self._output += bytes.fromhex(output)
+        if status != 0:
+            raise StoreError(f"{os.path.basename(command.argv[0])}: {runner.ending(status)}")
+
+    def _ran(self, command: runner.Command) -> tuple[int, str]:
+        """The status of a program of the host's, and the end of what it said."""
         done = runner.run(command, on_output=self._said)
-        if done.status != 0:
-            raise StoreError(f"{os.path.basename(command.argv[0])}: {runner.ending(done.status)}")
+        return done.status, done.output[-_OUTPUT_KEPT:].hex()
 
     # layers above it
 
@@ -269,7 +304,7 @@ class LayerMaker:
                     directory=stage, mount_point=self._store.mount_point, init=init_path(), base=held.base, userns=held.userns, chdir="/",
                     command=step.inside.argv, env=dict(provision.env), overlaid=overlaid, provision=provision.files,
                     bound=tuple(Bound(source=path, target=path, read_only=True) for path in provision.binds),
-                    suppress_sync=True, volatile=False, tmpfs_tmp=True,
+                    suppress_sync=True, volatile=False, tmpfs_tmp=True, emulated=emulated(self._architecture, private_users=True),
                 )  # fmt: skip
                 self._inside(spec, name, step.inside.stdin)
                 if provision.cache and step.manager and not any(later.manager for later in steps[number:]):
@@ -347,6 +382,7 @@ class LayerMaker:
         record = SessionRecord(
             id=session, machine=_host_name(self._layer), layers=self._parents, family=self._layer.family, created=time.time(),
             kept=True, mount_points=self._mount_points, reason=f"failed: {self._layer.name}", state="failed",
+            architecture=self._architecture,
         )  # fmt: skip
         directory = self._store.running_directory(session)
         with self._store.alive(session):

@@ -41,7 +41,7 @@ def commit(store: Store, session: str, name: str) -> LayerRecord:
             digest=digest(FORMAT, "committed", parent, content), parents=record.layers, kind="committed", name=f"layer {name}",
             family=record.family or (store.layer(parent).family if parent else ""), facts={"content": content}, created=time.time(),
             seconds=time.monotonic() - began,
-            roost=__version__,
+            roost=__version__, architecture=record.architecture,
         )  # fmt: skip
         with store.pinned((*record.layers, layer.digest)):  # until it has a name
             store.publish(stage, layer)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import contextlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -10,6 +10,7 @@ from roost import plan as planner
 from roost.definition.model import DistributionFacts, OwnRecipe
 from roost.distro.recipe import RECIPES, families_path, makes_layers, path_of, recipe, version_of
 from roost.errors import StoreError
+from roost.host import architectures
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -20,17 +21,19 @@ if TYPE_CHECKING:
     from roost.distro.recipe import Recipe
     from roost.store import Store
 
-# uname(2)'s words → Debian's (dpkg's cputable)
-_ARCHITECTURES = {
-    "x86_64": "amd64", "i686": "i386", "aarch64": "arm64", "armv7l": "armhf", "ppc64le": "ppc64el", "s390x": "s390x",
-    "riscv64": "riscv64",
-}  # fmt: skip
-
-
 def architecture() -> str:
     """The host's, by Debian's name; an unknown one by the kernel's."""
-    word = os.uname().machine
-    return _ARCHITECTURES.get(word, word)
+    return architectures.of_host()
+
+
+def architecture_of(store: Store, item: planner.MachinePlan) -> str:
+    """That of a machine's layers; empty when it is the host's."""
+    base = item.machine.base
+    found = base.architecture if base.distribution else ""
+    if not found:
+        with contextlib.suppress(StoreError, IndexError):
+            found = store.layer(item.layers[-1]).architecture
+    return "" if found == architectures.of_host() else found
 
 
 def of_distribution(name: str) -> DistributionFacts | None:

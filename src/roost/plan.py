@@ -210,6 +210,8 @@ def _of_source(machine: Resolved, known: Known, last: Mapping[str, tuple[str, di
     parent = ""
     for number, content in enumerate(found.layers):
         facts = {found.word: content} | ({"keyring-digest": base.keyring_digest} if base.keyring_digest else {})
+        if base.architecture and found.word != "image-layer":  # of an image it decides which one is meant
+            facts["architecture"] = base.architecture
         kind, name = ("image", f"layer {number + 1} of {base.source}") if number else ("base", f"base {base.source}")
         own = digest(FORMAT, "source", parent, facts)
         family = machine.family if number + 1 == len(found.layers) else ""

@@ -17,6 +17,7 @@ class LayerRecord(Struct, kw_only=True):
     """layer.json. ``parents`` from the base up, without itself; ``created`` in seconds since the epoch.
 
     ``manifest`` is the SHA-256 of the layer's manifest (see ``roost.manifest``); empty: it has none.
+    ``architecture`` is Debian's name of it when it is another than that of the host that made the layer.
     """
 
     digest: str
@@ -31,12 +32,13 @@ class LayerRecord(Struct, kw_only=True):
     files: int = 0
     roost: str = ""
     manifest: str = ""
+    architecture: str = ""
 
 
 class SessionRecord(Struct, kw_only=True):
     """session.json: all that is needed to open the session again. ``layers`` from the base up.
 
-    ``capabilities`` are those that its machine has beyond the default ones.
+    ``capabilities`` are those that its machine has beyond the default ones, ``architecture`` that of its layers.
     """
 
     id: str
@@ -54,6 +56,7 @@ class SessionRecord(Struct, kw_only=True):
     mount_points: tuple[str, ...] = ()
     reason: str = ""
     state: str = ""
+    architecture: str = ""
 
 
 class Machines(Struct, kw_only=True):

@@ -11,7 +11,7 @@ from roost import engine
 from roost.engine import seccomp
 from roost.engine.execute import Streams, execute
 from roost.engine.launch import account, describe, mount_all
-from roost.engine.spec import MOUNT_POINTS, Bound, Limits, Overlaid, Spec
+from roost.engine.spec import MOUNT_POINTS, Bound, Limits, Overlaid, Spec, emulated
 from roost.errors import DefinitionError, Error, HostError, Interrupted, StoreError, of_os
 from roost.host import capabilities, files, runner
 from roost.results import Artifact, Log, Result
@@ -194,6 +194,7 @@ class Session:
             env=environment, overlaid=tuple(overlaid), bound=(*self._terms.binds, *run.binds),
             base=self._range.base if self._range else 0, userns=self._range.userns if self._range else None,
             network=_mode(self.record.network), terminal=terminal,
+            emulated=emulated(self.record.architecture, private_users=self.record.private_users),
             volatile=not self.record.kept, no_new_privileges=self.record.no_new_privileges,
             capabilities=capabilities.default(private_users=self.record.private_users) | set(self.record.capabilities), **more,
         )  # fmt: skip

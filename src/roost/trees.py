@@ -10,10 +10,11 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
+from roost.host import architectures
 from roost.session.changes import is_opaque, is_whiteout
 
 if TYPE_CHECKING:
@@ -121,35 +122,9 @@ def _no_init(stack: _Stack, path: str) -> str:
         return "is no regular file"
     if not entry.mode & 0o111:
         return "is not executable"
-    wanted = _interpreter(entry.head)
+    wanted = architectures.interpreter(entry.head)
     if wanted and stack.find(wanted) is None:
         return f"needs {wanted}, which is not there"
-    return ""
-
-
-def _interpreter(head: bytes) -> str:
-    """What the kernel starts for a program: of a script by its first line, of an ELF file by PT_INTERP (elf(5)), or nothing."""
-    if head.startswith(b"#!"):
-        return os.fsdecode(head[2:].split(b"\n", 1)[0].strip().partition(b" ")[0])
-    if head[:4] != b"\x7fELF" or len(head) < 64:
-        return ""
-    wide = head[4] == 2
-    order: Literal["little", "big"] = "little" if head[5] == 1 else "big"
-
-    def number(at: int, size: int) -> int:
-        return int.from_bytes(head[at : at + size], order)
-
-    start, size, count = (
-        (number(32, 8), number(54, 2), number(56, 2)) if wide else (number(28, 4), number(42, 2), number(44, 2))
-    )
-    for header in range(start, start + size * count, size or 1):
-        if number(header, 4) == 3:  # PT_INTERP
-            at, length = (
-                (number(header + 8, 8), number(header + 32, 8))
-                if wide
-                else (number(header + 4, 4), number(header + 16, 4))
-            )
-            return os.fsdecode(head[at : at + min(length, 4096)].split(b"\0", 1)[0])
     return ""
 
 

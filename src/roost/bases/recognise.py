@@ -5,6 +5,8 @@ from __future__ import annotations
 import shlex
 from typing import TYPE_CHECKING
 
+from roost.errors import StoreError
+from roost.host import architectures, foreign
 from roost.trees import OS_RELEASE, beginning
 
 if TYPE_CHECKING:
@@ -36,6 +38,31 @@ def family(trees: Sequence[str]) -> str:
         if name in there:
             return name
     return there[0] if len(there) == 1 else NONE
+
+
+_PROGRAMS_OF_ALL = ("/bin/sh", "/usr/bin/env", "/sbin/init", "/usr/lib/systemd/systemd", "/bin/busybox", "/sbin/ldconfig")
+
+
+def architecture(trees: Sequence[str], wanted: str, source: str) -> str:
+    """What the programs of a stack of trees are made for, ``wanted`` where that is not to be seen.
+
+    Raises StoreError when it is another than ``wanted`` (empty: any). An image may be of any that this host runs by itself:
+    ``wanted`` is the host's own where none was written.
+    """
+    found = next((names for path in _PROGRAMS_OF_ALL if (names := _made_for(trees, path))), ())
+    if not found or wanted in found:
+        return wanted
+    if wanted and not (wanted == architectures.of_host() and source.startswith("oci:") and foreign.runs_natively(found[0])):
+        raise StoreError(
+            f"{source} is made for {' or '.join(found)}, not for {wanted}", details="so say the headers of its programs",
+            hint=f'architecture = "{found[0]}", or another base',
+        )  # fmt: skip
+    return found[0]
+
+
+def _made_for(trees: Sequence[str], path: str) -> tuple[str, ...]:
+    head = beginning(trees, path)
+    return architectures.of_program(head) if head else ()
 
 
 def fields(trees: Sequence[str]) -> dict[str, str]:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 # what a running machine takes over at once; everything else needs a start
 _LIVE = {"environment", "definition"}
 _LIVE_PARTS = {"boot": {"enable", "ready", "timeout"}, "terms": {"publish", "egress", "isolated"}}
-_UNTOLD = {"previous", "refused", "uuid", "definition", "family"}
+_UNTOLD = {"previous", "refused", "uuid", "definition", "family", "architecture"}
 
 
 class Change(Struct, frozen=True, kw_only=True):

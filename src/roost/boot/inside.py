@@ -225,6 +225,8 @@ class _Execution:
                 os.close(control.fileno())
                 problem_high = fcntl.fcntl(problem_w, fcntl.F_DUPFD_CLOEXEC, _HIGH)
                 try:
+                    if self._facts.personality:
+                        syscalls.personality(self._facts.personality)
                     _become_init(init, argv, env, fds, filters=filters, limits=limits, go=go_r)
                 except OSError as e:
                     os.write(problem_high, of_os(e).brief.encode(errors="replace")[:4096])

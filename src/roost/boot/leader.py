@@ -39,7 +39,7 @@ class Facts(Struct, frozen=True, kw_only=True):
 
     ``namespaces`` are flags of setns(2), ``capabilities`` the bounding set as a mask, ``base`` the host id of its root,
     ``groups`` what proc(5) says of its control groups, ``filters`` how many seccomp programs it runs under, or -1 for
-    some (before Linux 5.9).
+    some (before Linux 5.9). ``personality`` is that of personality(2).
     """
 
     namespaces: int
@@ -48,6 +48,7 @@ class Facts(Struct, frozen=True, kw_only=True):
     base: int
     groups: str
     filters: int
+    personality: int = 0
 
 
 def leader_of(nspawn: int) -> Leader | None:
@@ -130,6 +131,7 @@ def facts(leader: Leader) -> Facts:
             no_new_privileges=_word(status, "NoNewPrivs") == "1",
             base=int((_read(f"{place}/uid_map").split() or ["0", "0"])[1]),
             groups=_read(f"{place}/cgroup"),
+            personality=int(_read(f"{place}/personality"), 16),
             filters=int(_word(status, "Seccomp_filters") or -1) if _word(status, "Seccomp") == "2" else 0,
         )
     except (OSError, ValueError):

@@ -78,7 +78,7 @@ def host_of(store: Store) -> Units | Supervised:
 
 def record_of(
     machine: Resolved, layers: tuple[str, ...], *, definition: str, pool: Pool, before: Booted | None, ephemeral: bool | None,
-    no_new_privileges: bool,
+    no_new_privileges: bool, architecture: str,
 ) -> Booted:  # fmt: skip
     """What the definition says of a machine now."""
     from roost.boot.record import Booted
@@ -96,7 +96,7 @@ def record_of(
         binds=tuple(BoundPath(source=b.source, target=b.target, read_only=b.read_only) for b in machine.binds),
         limits=Caps(memory=machine.memory, cpus=machine.cpus, tasks=machine.tasks),
         firstboot=tuple((script.name, script.content) for script in machine.firstboot),
-        uuid=before.uuid if before else new_machine_id(),
+        uuid=before.uuid if before else new_machine_id(), architecture=architecture,
     )  # fmt: skip
 
 

@@ -47,7 +47,8 @@ class Booted(Struct, frozen=True, kw_only=True):
     """machine.json. ``layers`` and ``previous`` (those before the last update, for rollback) from the base up; ``refused``
     are those that somebody went back from.
 
-    ``firstboot`` are the scripts as (name, content), ``uuid`` is its machine-id(5).
+    ``firstboot`` are the scripts as (name, content), ``uuid`` is its machine-id(5), ``architecture`` that of its layers when
+    it is another than the host's.
     """
 
     name: str
@@ -69,6 +70,7 @@ class Booted(Struct, frozen=True, kw_only=True):
     limits: Caps = Caps()
     firstboot: tuple[tuple[str, bytes], ...] = ()
     uuid: str = ""
+    architecture: str = ""
 
 
 class Process(Struct, frozen=True, kw_only=True):

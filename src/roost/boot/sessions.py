@@ -31,6 +31,7 @@ def record_of(machine: Booted) -> SessionRecord:
         network=machine.network, private_users=machine.private_users,
         capabilities=machine.capabilities, no_new_privileges=machine.no_new_privileges, environment=machine.environment,
         mount_points=tuple(sorted({*MOUNT_POINTS, *targets})), reason="boots", kept=not machine.boot.ephemeral,
+        architecture=machine.architecture,
     )  # fmt: skip
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
-from roost.engine.spec import escape
+from roost.engine.spec import EMULATOR, REGISTRATION, emulated, escape
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -57,6 +57,10 @@ def settings(record: Booted, here: str, inside: Inside, *, systemd: bool) -> lis
     if record.no_new_privileges:
         found.append(Setting("Exec", "NoNewPrivileges", "yes", "--no-new-privileges=yes"))
     found += [_bind(f"{here}/init", INIT, read_only=True), _bind(f"{here}/given", GIVEN, read_only=True)]
+    if word := emulated(record.architecture, private_users=record.private_users).personality:
+        found.append(Setting("Exec", "Personality", word, f"--personality={word}"))
+    elif record.architecture:  # this may be read again when the host has an emulator of its own, and nothing is registered here
+        found += [_bind(f"{here}/emulator", EMULATOR, read_only=True), _bind(f"{here}/binfmt", REGISTRATION, read_only=True)]
     found.append(_bind(f"{here}/hosts", "/etc/hosts"))
     if not inside.own_resolver:
         found.append(_bind(f"{here}/resolv.conf", "/etc/resolv.conf"))

@@ -16,8 +16,8 @@ from msgspec.structs import asdict
 
 from roost.boot import firstboot, wiring
 from roost.boot.settings import INIT, Inside, environment, options, settings
-from roost.engine.launch import mount_tree
-from roost.engine.spec import Bound, Spec
+from roost.engine.launch import mount_tree, place_emulator
+from roost.engine.spec import Bound, Spec, emulated
 from roost.errors import HostError
 from roost.host import files, runner, syscalls
 from roost.session.overlay import lower_names
@@ -42,6 +42,7 @@ def spec_of(store: Store, record: Booted, held: Range | None) -> Spec:
         machine=record.name, layers=tuple(store.tree(digest) for digest in reversed(record.layers)), directory=directory,
         mount_point=store.mount_point, init=init_path(), command=(), base=held.base if held else 0,
         userns=held.userns if held else None, volatile=record.boot.ephemeral, network="private",
+        emulated=emulated(record.architecture, private_users=record.private_users),
         bound=tuple(Bound(source=b.source, target=b.target, read_only=b.read_only) for b in record.binds),
     )  # fmt: skip
 
@@ -67,6 +68,7 @@ def mount_machine(spec: Spec, given: Mapping[str, bytes], *, hosts: str, resolv_
     for name, source in (("init", spec.init), ("hosts", hosts)):
         os.close(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
         syscalls.mount(source, name, flags=syscalls.MS_BIND)
+    place_emulator(spec, always=True)
     with open("resolv.conf", "xb") as stream:  # the machine may write it, as far as this file system is large
         stream.write(resolv_conf)
         os.fchown(stream.fileno(), spec.base, spec.base)

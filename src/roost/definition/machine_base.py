@@ -70,9 +70,12 @@ def _from_source(machine: Layered, source: str, world: World) -> tuple[Base, str
             machine.where(key).wrong(f"there is no {key} {what}: leave it out")
     if kind == "layer":
         return _from_layer(machine, source, ()), ""
-    base = _from_layer(machine, source, ("keyring",) if kind == "tar" else ())
+    base = _from_layer(machine, source, ("keyring", "architecture") if kind == "tar" else ("architecture",))
     below = machine.below.keyring if machine.own.from_ is None else None
     keyring = (machine.part.keyring or below if kind == "tar" else None) or ("", "")
+    architecture = machine.text("architecture") if machine.own.architecture or machine.own.from_ is None else ""
+    if wrong := origins.architecture(architecture):
+        machine.where("architecture").wrong(wrong)
     if kind not in origins.KINDS or origins.origin(source):  # told already
         return Base(), ""
     directory = machine.place.document.directory
@@ -86,8 +89,8 @@ def _from_source(machine: Layered, source: str, world: World) -> tuple[Base, str
     if keyring[0] and not signature:
         signature = f"{rest}.asc"
     return structs.replace(
-        base, from_layer="", source=origins.absolute(source, directory), architecture=world.architecture if kind == "oci" else "",
-        sha256=sha256, keyring=keyring[0], keyring_digest=keyring[1],
+        base, from_layer="", source=origins.absolute(source, directory), sha256=sha256,
+        architecture=architecture or (world.architecture if kind == "oci" else ""), keyring=keyring[0], keyring_digest=keyring[1],
         signature=signature if origins.is_url(signature) or not signature else os.path.join(directory, signature),
     ), machine.text("family")  # fmt: skip
 

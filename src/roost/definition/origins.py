@@ -6,6 +6,7 @@ import os.path
 
 from roost.definition.checks import DIGITS, LETTERS, made_of, nul, profile_name
 from roost.definition.families import is_family
+from roost.host.architectures import PROCESSORS
 
 KINDS = ("layer", "tar", "oci", "dir", "mkosi")
 FORMS = '"layer:NAME", "tar:FILE", "tar:URL", "oci:IMAGE", "dir:DIRECTORY" or "mkosi:DIRECTORY"'
@@ -54,6 +55,13 @@ def digest(text: str) -> str:
 def family(text: str) -> str:
     """What is wrong with a ``family``."""
     return "" if text in MANAGERS or is_family(text) else f"unknown family '{text}', one of {', '.join(MANAGERS)}"
+
+
+def architecture(text: str) -> str:
+    """What is wrong with an ``architecture`` of a base that no recipe makes; empty for none written."""
+    if not text or text in PROCESSORS:
+        return ""
+    return f"there is no architecture '{text}': one of {', '.join(PROCESSORS)}"
 
 
 def _address(url: str) -> str:

@@ -124,11 +124,12 @@ def bootstrap(
     for path in (places.target, places.private, places.archives, *_local(line.uri for line in sources.lines)):
         if not re.fullmatch(r"/[\w./+@%=~-]*", path):  # they are put into scripts and configuration files
             raise HostError(f"apt's files cannot hold this path: {path!r}", hint="choose another --state directory")
-    make = _debootstrap if base.bootstrap == "debootstrap" else _mmdebstrap
-    return make(base, recipe, sources, places)
+    if base.bootstrap == "debootstrap":
+        return _debootstrap(base, recipe, sources, places)
+    return _mmdebstrap(base, recipe, sources, places, host)
 
 
-def _mmdebstrap(base: Base, recipe: Recipe, sources: Sources, places: _Places) -> Bootstrap:
+def _mmdebstrap(base: Base, recipe: Recipe, sources: Sources, places: _Places, host: HostApt) -> Bootstrap:
     release = recipe.releases[base.release]
     settings = [("Acquire::Retries", "1"), *sources.acquire]
     if release.expired_keys:  # comes with mmdebstrap; any other failure of gpgv stays one
@@ -167,6 +168,8 @@ def _mmdebstrap(base: Base, recipe: Recipe, sources: Sources, places: _Places) -
         f"--architectures={base.architecture}",
         f"--components={','.join(base.components)}",
         "--skip=essential/unlink",  # or they would not stay in archives
+        # whether this host runs them was tried; mmdebstrap would want arch-test for it, and an emulator in the tree
+        *(("--skip=check/qemu",) if base.architecture != host.architecture else ()),
         *(f"--hook-dir={folder}" for folder in release.mmdebstrap_hooks),
         "--setup-hook=" + "\n".join(setup),
         *((f"--include={','.join(included)}",) if included else ()),

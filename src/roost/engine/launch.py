@@ -329,6 +329,7 @@ def _place_files(spec: Spec) -> None:
     """What is bound into the container and is no part of its tree."""
     _write("init", b"")
     syscalls.mount(spec.init, "init", flags=syscalls.MS_BIND)
+    place_emulator(spec)
     environment = b"".join(os.fsencode(f"{name}={value}") + b"\0" for name, value in spec.env.items())
     _write("environment", environment, owner=spec.base, mode=0o400)
     name = spec.machine.encode()
@@ -346,6 +347,15 @@ def _place_files(spec: Spec) -> None:
     os.chown("provision", spec.base, spec.base)
     for path, content in spec.provision.items():
         _write(f"provision/{path}", content, owner=spec.base, mode=0o700 if content[:2] == b"#!" else 0o600)
+
+
+def place_emulator(spec: Spec, *, always: bool = False) -> None:
+    """What roost-init registers with the container's own binfmt_misc, in the working directory; ``always``: if only nothing."""
+    if spec.emulated.emulator or always:
+        _write("emulator", b"")
+        _write("binfmt", spec.emulated.registration, owner=spec.base, mode=0o400)
+    if spec.emulated.emulator:
+        syscalls.mount(spec.emulated.emulator, "emulator", flags=syscalls.MS_BIND)
 
 
 def _write(path: str, content: bytes, *, owner: int = 0, mode: int = 0o600) -> None:

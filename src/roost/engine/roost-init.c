@@ -12,7 +12,8 @@
  * own directories there would not belong, and becomes the machine's init.
  *
  * USER is a name of the container's /etc/passwd or a number, DIRECTORY is empty for the user's home (or /), TERMINAL is 1 when
- * the standard streams are nspawn's console, else 0; 2 more when the network has to be made first. CAPABILITIES is the bounding set that is left, as a hexadecimal mask.
+ * the standard streams are nspawn's console, else 0; 2 more when the network has to be made first; 4 more when an emulator has to
+ * be registered, which --boot does when there is one. CAPABILITIES is the bounding set that is left, as a hexadecimal mask.
  *
  * The environment is what nspawn sets, and NAME=VALUE strings, each ended by a zero byte, in /run/roost-environment.
  *
@@ -115,6 +116,31 @@ static int hide_paths(void) {
     }
     rmdir(empty);
     return result;
+}
+
+/* Has programs of another processor run by the emulator at /run/roost-emulator: in this user namespace alone, which has a
+ * binfmt_misc of its own since Linux 6.7, for as long as that is mounted. Nothing to be done is no failure. */
+static int register_emulator(void) {
+    static char line[2048];
+    const char *place = "/proc/sys/fs/binfmt_misc";
+    unsigned long flags = MS_NOSUID | MS_NODEV | MS_NOEXEC;
+    int in = open("/run/roost-binfmt", O_RDONLY | O_CLOEXEC), out;
+    ssize_t n;
+
+    if (in < 0)
+        return errno == ENOENT ? 0 : -1;
+    n = read(in, line, sizeof line);
+    close(in);
+    if (n < 0 || mount("binfmt_misc", place, "binfmt_misc", flags, NULL) < 0)
+        return -1;
+    if ((out = open("/proc/sys/fs/binfmt_misc/register", O_WRONLY | O_CLOEXEC)) < 0)
+        return -1;
+    if (write(out, line, (size_t) n) != n) {
+        close(out);
+        return -1;
+    }
+    close(out);
+    return mount(NULL, place, NULL, MS_REMOUNT | MS_BIND | MS_RDONLY | flags, NULL); /* as all of /proc/sys is */
 }
 
 /* Leaves this process, and all that it starts, no more than the capabilities in `mask`. */
@@ -449,6 +475,8 @@ static int boot(char **controllers) {
     if (nftw(GIVEN, give, 16, FTW_PHYS) < 0 && errno != ENOENT) /* it boots all the same */
         dprintf(STDERR_FILENO, "roost: /run is not filled: %s\n", strerror(errno));
     own_controllers(controllers);
+    if (register_emulator() < 0)
+        dprintf(STDERR_FILENO, "roost: no emulator can be registered with the machine's own binfmt_misc: %s\n", strerror(errno));
     for (size_t i = 0; i < sizeof inits / sizeof *inits; i++)
         execl(inits[i], i < 2 ? "systemd" : "init", (char *) NULL);
     dprintf(STDERR_FILENO, "roost: no init can be started: %s\n", strerror(errno));
@@ -591,6 +619,10 @@ int main(int argc, char **argv) {
         return SETUP_FAILED;
     if (hide_paths() < 0)
         return SETUP_FAILED;
+    if ((argv[3][0] - '0') & 4 && register_emulator() < 0) {
+        tell("cannot register an emulator with the session's own binfmt_misc, which Linux 6.7 has: %s", strerror(errno));
+        return SETUP_FAILED;
+    }
     if (drop_capabilities(strtoull(argv[4], NULL, 16)) < 0) {
         tell("cannot drop capabilities: %s", strerror(errno));
         return SETUP_FAILED;

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from typing import Literal
 
 INIT = "/run/roost-init"  # where roost-init is seen inside
+EMULATOR = "/run/roost-emulator"  # and an emulator that it registers with the container's own binfmt_misc,
+REGISTRATION = "/run/roost-binfmt"  # by this line (roost-init.c)
 ENVIRONMENT = "/run/roost-environment"  # for roost-init alone: a command line can be read by every user of the host
 PROVISION = "/run/roost/provision"  # where a layer's steps see what they may use and must not keep
 MOUNT_POINTS = ("/etc/hosts", "/etc/resolv.conf")  # files of a session's own, bound above those of its tree
@@ -53,6 +55,15 @@ class Limits(Struct, frozen=True, kw_only=True):
         return replace(self, **changes) if changes else self
 
 
+class Emulated(Struct, frozen=True, kw_only=True):
+    """How programs of another architecture are run: ``personality`` as nspawn has it, the host path of an ``emulator``
+    and what binfmt_misc has to be told of it; all empty for the host's own."""
+
+    personality: str = ""
+    emulator: str = ""
+    registration: bytes = b""
+
+
 class Spec(Struct, frozen=True, kw_only=True):
     """A command in a container.
 
@@ -64,6 +75,7 @@ class Spec(Struct, frozen=True, kw_only=True):
     ``resolv_conf`` is /etc/resolv.conf of a private network, ``hosts`` is added to /etc/hosts.
     ``capabilities`` is the bounding set of all that runs inside; with ``no_new_privileges`` no program gains any from
     its file (set-user-id and file capabilities), sudo among them.
+    ``emulated`` is how the programs of the layers' architecture are run, see ``roost.host.foreign``.
     """
 
     machine: str
@@ -90,6 +102,18 @@ class Spec(Struct, frozen=True, kw_only=True):
     volatile: bool = True
     tmpfs_tmp: bool = False
     suppress_sync: bool = False
+    emulated: Emulated = Emulated()
+
+
+def emulated(architecture: str, *, private_users: bool) -> Emulated:
+    """How a container runs programs of ``architecture`` (empty: the host's own). Raises HostError when it cannot."""
+    if not architecture:
+        return Emulated()
+    from roost.host import foreign  # few machines are of another architecture
+
+    way = foreign.find(architecture, private_users=private_users)
+    registration = way.registration(EMULATOR) if way.emulator else b""
+    return Emulated(personality=way.personality, emulator=way.emulator, registration=registration)
 
 
 def escape(path: str) -> str:
@@ -114,9 +138,13 @@ def nspawn_argv(spec: Spec) -> tuple[str, ...]:
     argv += ["--console=" + ("interactive" if spec.terminal else "pipe")]
     if spec.base:
         argv += [f"--private-users={spec.base}:65536", "--private-users-ownership=off"]
+    if spec.emulated.personality:
+        argv.append(f"--personality={spec.emulated.personality}")
     argv += [*filter_options(spec), f"--no-new-privileges={'yes' if spec.no_new_privileges else 'no'}"]
     argv.append(f"--bind-ro={escape(here)}/init:{INIT}")
     argv.append(f"--bind-ro={escape(here)}/environment:{ENVIRONMENT}")
+    if spec.emulated.emulator:
+        argv += [f"--bind-ro={escape(here)}/emulator:{EMULATOR}", f"--bind-ro={escape(here)}/binfmt:{REGISTRATION}"]
     argv.append(f"--bind={escape(here)}/hosts:/etc/hosts")
     if spec.network == "private":
         argv.append(f"--bind={escape(here)}/resolv.conf:/etc/resolv.conf")
@@ -125,6 +153,6 @@ def nspawn_argv(spec: Spec) -> tuple[str, ...]:
     argv += [f"--bind={escape(here)}/o{n}:{escape(item.target)}" for n, item in enumerate(spec.overlaid)]
     for n, item in enumerate(spec.bound):
         argv.append(f"--bind{'-ro' if item.read_only else ''}={escape(here)}/b{n}:{escape(item.target)}")
-    flags = str(spec.terminal + 2 * (spec.network == "private"))
+    flags = str(spec.terminal + 2 * (spec.network == "private") + 4 * bool(spec.emulated.emulator))
     bounds = f"{capabilities.mask(spec.capabilities):x}"
     return (*argv, "--", INIT, spec.user, spec.chdir, flags, bounds, *spec.command)

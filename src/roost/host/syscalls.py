@@ -74,6 +74,7 @@ _libc.umount2.argtypes = (ctypes.c_char_p, ctypes.c_int)
 _libc.unshare.argtypes = (ctypes.c_int,)
 _libc.setns.argtypes = (ctypes.c_int, ctypes.c_int)
 _libc.syncfs.argtypes = (ctypes.c_int,)
+_libc.personality.argtypes = (ctypes.c_ulong,)
 _libc.setfsuid.argtypes = (ctypes.c_uint,)
 _libc.setfsgid.argtypes = (ctypes.c_uint,)
 _libc.prctl.argtypes = (ctypes.c_int, ctypes.c_ulong, ctypes.c_void_p, ctypes.c_ulong, ctypes.c_ulong)
@@ -135,6 +136,12 @@ def setns(fd: int, kind: int) -> None:
     """setns(2)."""
     sys.audit("roost.setns", kind)
     _check(_libc.setns(fd, kind))
+
+
+def personality(kind: int) -> None:
+    """personality(2)."""
+    sys.audit("roost.personality", kind)
+    _check(_libc.personality(kind))
 
 
 def syncfs(fd: int) -> None:
