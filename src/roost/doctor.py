@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 
 from roost import repair
-from roost.errors import Error
-from roost.host import cgroups, idmap, runner, selinux, syscalls
+from roost.errors import Error, HostError
+from roost.host import architectures, cgroups, foreign, idmap, runner, selinux, syscalls
 from roost.session.overlay import Overlay, mount_overlay
 from roost.store import new_id
 
@@ -42,7 +42,7 @@ def examine(store: Store) -> list[Check]:
         ("systemd-nspawn", _nspawn), ("session", lambda: _session(store)),
         ("filters", lambda: _filters(store)), ("control groups", lambda: _groups(store)),
         ("disk limit", lambda: _disk_limit(store)), ("bootstrap", _bootstrap),
-        ("machines", _machines), ("private networks", _networks), ("disk", lambda: _disk(store)),
+        ("machines", _machines), ("private networks", _networks), ("architectures", _architectures), ("disk", lambda: _disk(store)),
         ("SELinux", _selinux),
     ]  # fmt: skip
     checks = [Check(name="root", state="ok", found=f"kernel {os.uname().release}")]
@@ -220,6 +220,33 @@ def _bootstrap() -> Check:
             name="bootstrap", state="failed", found=", ".join(found) or "none", remedy="apt install mmdebstrap"
         )
     return Check(name="bootstrap", state="ok", found=", ".join(found))
+
+
+def _architectures() -> Check:
+    """By what programs of other processors are run; only what is there and of no use is a lack."""
+    name = "architectures"
+    words = {"native": "by the processor", "registered": "by binfmt_misc", "own": "by QEMU, which Roost registers itself"}
+    found: dict[str, list[str]] = {kind: [] for kind in words}
+    wrong: list[str] = []
+    unusable = foreign.own_instance()
+    for one in architectures.PROCESSORS:
+        if one == architectures.of_host():
+            continue
+        try:
+            way = foreign.find(one)
+        except HostError:
+            reason = foreign.registered_wrongly(one)
+            wrong += [reason] if reason.partition(" ")[2].startswith("in binfmt_misc") else []
+            continue
+        if way.emulator and unusable:
+            wrong += [unusable, foreign.registered_wrongly(one)]
+        else:
+            found["own" if way.emulator else "native" if foreign.runs_natively(one) else "registered"].append(one)
+    said = [f"{words[kind]}: {' '.join(names)}" for kind, names in found.items() if names]
+    if not found["own"] and not found["registered"] and not wrong:
+        said.append("others need an emulator: the package qemu-user-static, since Debian 13 qemu-user-binfmt")
+    remedy = "\n".join(dict.fromkeys([*wrong, foreign.remedy("arm64")])) if wrong else ""
+    return Check(name=name, state="warning" if wrong else "ok", found="; ".join(said), remedy=remedy)
 
 
 def _disk(store: Store) -> Check:

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 from roost import plan as planner
 from roost.definition.model import DistributionFacts, OwnRecipe
 from roost.distro.recipe import RECIPES, families_path, makes_layers, path_of, recipe, version_of
-from roost.errors import StoreError
+from roost.errors import HostError, StoreError
 from roost.host import architectures
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from typing import Any
 
-    from roost.definition.model import Base
+    from roost.definition.model import Base, Resolved
     from roost.definition.package_sets import Sets
     from roost.distro.recipe import Recipe
     from roost.store import Store
@@ -34,6 +34,31 @@ def architecture_of(store: Store, item: planner.MachinePlan) -> str:
         with contextlib.suppress(StoreError, IndexError):
             found = store.layer(item.layers[-1]).architecture
     return "" if found == architectures.of_host() else found
+
+
+def not_runnable(machines: Iterable[Resolved]) -> dict[str, HostError]:
+    """The machines whose programs this host cannot run, as far as their definition says what they are made for; and why."""
+    found: dict[str, HostError] = {}
+    known: dict[tuple[str, bool], HostError | None] = {}
+    for machine in machines:
+        key = (machine.base.architecture, machine.private_users)
+        if key[0] in ("", architectures.of_host()):
+            continue
+        if key not in known:
+            known[key] = _why_not(*key)
+        if (error := known[key]) is not None:
+            found[machine.name] = error
+    return found
+
+
+def _why_not(architecture: str, private_users: bool) -> HostError | None:  # noqa: FBT001  # a key's two parts
+    from roost.host import foreign  # few machines are of another architecture
+
+    try:
+        foreign.check(architecture, private_users=private_users)
+    except HostError as e:
+        return e
+    return None
 
 
 def of_distribution(name: str) -> DistributionFacts | None:

@@ -6,6 +6,7 @@ import contextlib
 import os
 
 from roost.boot.settings import INIT
+from roost.engine.spec import EMULATOR
 from roost.errors import HostError
 from roost.host import syscalls
 from roost.structs import Struct
@@ -89,9 +90,15 @@ def has_begun(leader: Leader) -> bool:
 
 
 def program(leader: Leader) -> str:
-    """The path of the program that it is, as the machine has it; empty when it has ended."""
+    """The path of the program that it is, as the machine has it; empty when it has ended.
+
+    Of one that an emulator runs, what the kernel told that: its first argument (fs/binfmt_misc.c).
+    """
     try:
-        return os.readlink(f"/proc/{leader.pid}/exe")
+        path = os.readlink(f"/proc/{leader.pid}/exe")
+        if path != EMULATOR and not os.path.basename(path).startswith("qemu-"):
+            return path
+        return [*_read(f"/proc/{leader.pid}/cmdline").split("\0"), "", ""][1]
     except OSError:
         return ""
 

@@ -20,6 +20,13 @@ _SIGNALS = {"systemd": "SIGRTMIN+3", "busybox": "SIGUSR2", "other": "SIGPWR"}
 """Asks for an orderly end: systemd(1), SIGNALS; busybox's init.c; sysvinit and OpenRC take SIGPWR for a failing supply."""
 
 
+POWER_OFF = {
+    "/run/systemd/system/sigpwr.target": b"[Unit]\nDescription=End of the machine, asked for by the host\n"
+    b"DefaultDependencies=no\nRequires=poweroff.target\nAfter=poweroff.target\n"
+}
+"""What an emulated systemd does upon SIGPWR, which starts this target: by itself nothing."""
+
+
 class Setting(Struct, frozen=True):
     """One line of a section of systemd.nspawn(5), and the option of systemd-nspawn(1) that says the same."""
 
@@ -40,7 +47,9 @@ class Inside(Struct, frozen=True, kw_only=True):
 
 def settings(record: Booted, here: str, inside: Inside, *, systemd: bool) -> list[Setting]:
     """All of a machine; ``here`` is where its files and its tree are mounted, ``systemd`` whether the host runs it."""
-    signal = _SIGNALS[inside.init]
+    personality = emulated(record.architecture, private_users=record.private_users).personality
+    # an emulator has real-time signals of its own, and those of its program are others than the host's
+    signal = "SIGPWR" if is_emulated(record, personality) and inside.init == "systemd" else _SIGNALS[inside.init]
     found = [
         Setting("Exec", "Boot", "no", ""),
         Setting("Exec", "Parameters", f"{INIT} --boot", ""),
@@ -57,9 +66,9 @@ def settings(record: Booted, here: str, inside: Inside, *, systemd: bool) -> lis
     if record.no_new_privileges:
         found.append(Setting("Exec", "NoNewPrivileges", "yes", "--no-new-privileges=yes"))
     found += [_bind(f"{here}/init", INIT, read_only=True), _bind(f"{here}/given", GIVEN, read_only=True)]
-    if word := emulated(record.architecture, private_users=record.private_users).personality:
-        found.append(Setting("Exec", "Personality", word, f"--personality={word}"))
-    elif record.architecture:  # this may be read again when the host has an emulator of its own, and nothing is registered here
+    if personality:
+        found.append(Setting("Exec", "Personality", personality, f"--personality={personality}"))
+    elif is_emulated(record, personality):  # this may be read again when the host has an emulator of its own, and nothing is registered here
         found += [_bind(f"{here}/emulator", EMULATOR, read_only=True), _bind(f"{here}/binfmt", REGISTRATION, read_only=True)]
     found.append(_bind(f"{here}/hosts", "/etc/hosts"))
     if not inside.own_resolver:
@@ -72,6 +81,11 @@ def settings(record: Booted, here: str, inside: Inside, *, systemd: bool) -> lis
     else:
         found.append(Setting("Network", "Private", "yes", "--private-network"))
     return found
+
+
+def is_emulated(record: Booted, personality: str) -> bool:
+    """Whether its programs are not run by the processor itself."""
+    return bool(record.architecture) and not personality
 
 
 def _bind(source: str, target: str, *, read_only: bool = False) -> Setting:

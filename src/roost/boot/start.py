@@ -15,7 +15,7 @@ from msgspec import MsgspecError, json
 from msgspec.structs import asdict
 
 from roost.boot import firstboot, wiring
-from roost.boot.settings import INIT, Inside, environment, options, settings
+from roost.boot.settings import INIT, POWER_OFF, Inside, environment, is_emulated, options, settings
 from roost.engine.launch import mount_tree, place_emulator
 from roost.engine.spec import Bound, Spec, emulated
 from roost.errors import HostError
@@ -165,6 +165,8 @@ def mount_for(store: Store, record: Booted, spec: Spec) -> Inside:
     hosts = wiring.hosts_file(store, record)
     os.chown(hosts, spec.base, spec.base)
     given = {**wiring.guest_files(store, record), **firstboot.files_of(record.firstboot)}
+    if is_emulated(record, spec.emulated.personality):
+        given |= POWER_OFF
     return mount_machine(spec, given, hosts=hosts, resolv_conf=wiring.resolv_conf(store, record))
 
 

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 import roost
 from roost.cli.common import definition, print_json, print_table, say, watched
 from roost.cli.table import Painted, duration
-from roost.facts import is_made
+from roost.facts import is_made, not_runnable
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Sequence
 
     from roost.plan import LayerPlan, MachinePlan
 
@@ -172,6 +173,7 @@ def plan(options: argparse.Namespace) -> int:
     if unmade:
         families = ", ".join(dict.fromkeys(layer.family for layer in unmade))
         say(f"{len(unmade)} that Roost cannot make yet: {families}")
+    _warn_of_architectures(made.machines)
     return 0
 
 
@@ -215,6 +217,16 @@ def build(options: argparse.Namespace) -> int:
         machines = len(made.machines)
         say(f"{what}; {machines} {'machine is' if machines == 1 else 'machines are'} ready: `roost run … -- COMMAND`")
     return 0
+
+
+def _warn_of_architectures(machines: Sequence[MachinePlan]) -> None:
+    """What `roost build` would refuse."""
+    named: dict[str, list[str]] = {}
+    for name, error in not_runnable(item.machine for item in machines).items():
+        text = "\n".join([error.brief, *(f"  {line}" for line in error.details.splitlines()), f"hint: {error.hint}"])
+        named.setdefault(text, []).append(name)
+    for text, names in named.items():
+        say(f"warning: {', '.join(names)}: {text}")
 
 
 def doctor(options: argparse.Namespace) -> int:

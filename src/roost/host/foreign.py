@@ -96,10 +96,12 @@ def remedy(architecture: str) -> str:
     if processor is None:
         return f"architectures are called as Debian calls them: {', '.join(architectures.PROCESSORS)}"
     name = f"qemu-{processor.qemu}"
-    if os.path.exists(f"/usr/lib/binfmt.d/{name}.conf") and os.path.isdir("/run/systemd/system"):
-        return "`systemctl restart systemd-binfmt` registers what is installed"
-    if not os.path.exists(f"{REGISTERED}/register") and emulator(architecture):
-        return f"`mount -t binfmt_misc binfmt_misc {REGISTERED}`, then `update-binfmts --import {name}`"
+    line = f"/usr/lib/binfmt.d/{name}.conf"
+    if os.path.exists(line):  # the package is there
+        if os.path.isdir("/run/systemd/system"):
+            return "`systemctl restart systemd-binfmt` registers what is installed"
+        mount = "" if os.path.exists(f"{REGISTERED}/register") else f"mount -t binfmt_misc binfmt_misc {REGISTERED} && "
+        return f"`{mount}cat {line} > {REGISTERED}/register`"
     return "apt install qemu-user-static (since Debian 13: qemu-user-binfmt)"
 
 
