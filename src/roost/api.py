@@ -306,11 +306,13 @@ class Manager(Booting, Keeping):
         return True
 
     def _record(self, item: planner.MachinePlan) -> SessionRecord:
+        from roost.bases.recognise import architecture_of
+
         machine = item.machine
         return SessionRecord(
             id="", machine=machine.name, layers=item.layers, family=machine.family, created=time.time(), network=machine.network,
             private_users=machine.private_users, capabilities=machine.capabilities, no_new_privileges=self.no_new_privileges(item),
-            environment=machine.environment, architecture=facts.architecture_of(self.store, item),
+            environment=machine.environment, architecture=architecture_of(self.store, item),
         )  # fmt: skip
 
     def session(self, machine: str, *, verify: bool = False) -> Session:

@@ -100,8 +100,8 @@ class Booting:
         return Machines(self.store)
 
     def _wanted(self, item: MachinePlan, before: Booted | None, *, ephemeral: bool | None = None) -> Booted:
+        from roost.bases.recognise import architecture_of
         from roost.boot.manage import record_of
-        from roost.facts import architecture_of
 
         assert self.definition is not None
         if ephemeral is None and before is not None and item.machine.boot is None:

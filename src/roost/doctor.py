@@ -225,7 +225,11 @@ def _bootstrap() -> Check:
 def _architectures() -> Check:
     """By what programs of other processors are run; only what is there and of no use is a lack."""
     name = "architectures"
-    words = {"native": "by the processor", "registered": "by binfmt_misc", "own": "by QEMU, which Roost registers itself"}
+    words = {
+        "native": "by the processor",
+        "registered": "by binfmt_misc",
+        "own": "by QEMU, which Roost registers itself",
+    }
     found: dict[str, list[str]] = {kind: [] for kind in words}
     wrong: list[str] = []
     unusable = foreign.own_instance()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -21,19 +20,10 @@ if TYPE_CHECKING:
     from roost.distro.recipe import Recipe
     from roost.store import Store
 
+
 def architecture() -> str:
     """The host's, by Debian's name; an unknown one by the kernel's."""
     return architectures.of_host()
-
-
-def architecture_of(store: Store, item: planner.MachinePlan) -> str:
-    """That of a machine's layers; empty when it is the host's."""
-    base = item.machine.base
-    found = base.architecture if base.distribution else ""
-    if not found:
-        with contextlib.suppress(StoreError, IndexError):
-            found = store.layer(item.layers[-1]).architecture
-    return "" if found == architectures.of_host() else found
 
 
 def not_runnable(machines: Iterable[Resolved]) -> dict[str, HostError]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,9 @@ from roost.trees import OS_RELEASE, beginning
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    from roost.plan import MachinePlan
+    from roost.store import Store
 
 NONE = "none"
 _FAMILIES = {
@@ -40,7 +44,14 @@ def family(trees: Sequence[str]) -> str:
     return there[0] if len(there) == 1 else NONE
 
 
-_PROGRAMS_OF_ALL = ("/bin/sh", "/usr/bin/env", "/sbin/init", "/usr/lib/systemd/systemd", "/bin/busybox", "/sbin/ldconfig")
+_PROGRAMS_OF_ALL = (
+    "/bin/sh",
+    "/usr/bin/env",
+    "/sbin/init",
+    "/usr/lib/systemd/systemd",
+    "/bin/busybox",
+    "/sbin/ldconfig",
+)
 
 
 def architecture(trees: Sequence[str], wanted: str, source: str) -> str:
@@ -52,12 +63,24 @@ def architecture(trees: Sequence[str], wanted: str, source: str) -> str:
     found = next((names for path in _PROGRAMS_OF_ALL if (names := _made_for(trees, path))), ())
     if not found or wanted in found:
         return wanted
-    if wanted and not (wanted == architectures.of_host() and source.startswith("oci:") and foreign.runs_natively(found[0])):
+    if wanted and not (
+        wanted == architectures.of_host() and source.startswith("oci:") and foreign.runs_natively(found[0])
+    ):
         raise StoreError(
             f"{source} is made for {' or '.join(found)}, not for {wanted}", details="so say the headers of its programs",
             hint=f'architecture = "{found[0]}", or another base',
         )  # fmt: skip
     return found[0]
+
+
+def architecture_of(store: Store, item: MachinePlan) -> str:
+    """What a machine's layers are made for; empty when it is the host's own."""
+    base = item.machine.base
+    found = base.architecture if base.distribution else ""
+    if not found:
+        with contextlib.suppress(StoreError, IndexError):
+            found = store.layer(item.layers[-1]).architecture
+    return "" if found == architectures.of_host() else found
 
 
 def _made_for(trees: Sequence[str], path: str) -> tuple[str, ...]:

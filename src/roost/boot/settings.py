@@ -68,8 +68,11 @@ def settings(record: Booted, here: str, inside: Inside, *, systemd: bool) -> lis
     found += [_bind(f"{here}/init", INIT, read_only=True), _bind(f"{here}/given", GIVEN, read_only=True)]
     if personality:
         found.append(Setting("Exec", "Personality", personality, f"--personality={personality}"))
-    elif is_emulated(record, personality):  # this may be read again when the host has an emulator of its own, and nothing is registered here
-        found += [_bind(f"{here}/emulator", EMULATOR, read_only=True), _bind(f"{here}/binfmt", REGISTRATION, read_only=True)]
+    elif is_emulated(record, personality):  # files that may be empty: this is read again when the host itself has one
+        found += [
+            _bind(f"{here}/emulator", EMULATOR, read_only=True),
+            _bind(f"{here}/binfmt", REGISTRATION, read_only=True),
+        ]
     found.append(_bind(f"{here}/hosts", "/etc/hosts"))
     if not inside.own_resolver:
         found.append(_bind(f"{here}/resolv.conf", "/etc/resolv.conf"))

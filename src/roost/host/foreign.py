@@ -219,7 +219,9 @@ def own_instance() -> str:
         runner.in_child(lambda: enter(None))
     except OSError as e:
         release = os.uname().release
-        return f"Roost cannot register an emulator itself on this kernel ({release}; Linux {OWN_SINCE} can): {e.strerror}"
+        return (
+            f"Roost cannot register an emulator itself on this kernel ({release}; Linux {OWN_SINCE} can): {e.strerror}"
+        )
     return ""
 
 
