@@ -170,6 +170,8 @@ def _chain(machine: Resolved, known: Known, versions: Callable[[str, str], list[
         family = machine.family or known.family_of(parent)
     if machine.base.from_layer or machine.base.source:
         machine = with_family(machine, family)
+        if has_open(machine):
+            machine = with_system(machine, *known.sets_of(parent))
         given = parent if known.drives(family) else ""
         if stamp := known.refreshed.get(given, ""):
             name = f"upgrade of {machine.base.source or f'layer:{machine.base.from_layer}'}"
@@ -185,8 +187,6 @@ def _chain(machine: Resolved, known: Known, versions: Callable[[str, str], list[
         name = f"base {base.distribution} {base.release} {base.architecture}"
         chain.append(_layer(parent, "", "base", name, family, facts, known, last, base=base))
         parent = chain[-1].digest
-    if not machine.base.distribution and has_open(machine):
-        machine = with_system(machine, *known.sets_of(parent))
     for contents in machine.layers:
         facts = contents_facts(contents)
         own = digest(FORMAT, versions("", family), parent, facts)
