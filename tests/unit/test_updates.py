@@ -11,7 +11,7 @@ from test_plan import plan
 
 from roost import manifest
 from roost.cli.updated import summary, tell
-from roost.plan import Known
+from roost.plan import Known, upgrade_of
 from roost.store import Store
 from roost.updates import Change, Update, Updated, compare
 
@@ -164,14 +164,14 @@ def test_what_is_given_is_upgraded_in_a_layer_on_it(tmp_path: Path) -> None:
     before = plan(tmp_path, GIVEN, known)
     assert [layer.name for layer in before.layers] == ["machine b"]
     stamps = before.anew(STAMP)
-    assert stamps == {"c" * 64: STAMP}
+    assert stamps == {upgrade_of("c" * 64): STAMP}
     after = plan(tmp_path, GIVEN, Known(present=(), last={}, names=KEPT, refreshed=stamps))
     assert [layer.name for layer in after.layers] == ["upgrade of layer:kept", "machine b"]
     upgrade = after.layers[0]
-    assert (upgrade.machines, upgrade.parent, upgrade.identity) == (("a", "b"), "c" * 64, "c" * 64)
+    assert (upgrade.machines, upgrade.parent, upgrade.identity) == (("a", "b"), "c" * 64, upgrade_of("c" * 64))
     assert after.machines[0].layers == ("b" * 64, "c" * 64, upgrade.digest)
     later = "2026-11-22T10:00:00Z"
-    assert after.anew(later) == {"c" * 64: later}
+    assert after.anew(later) == {upgrade_of("c" * 64): later}
     again = plan(tmp_path, GIVEN, Known(present=(), last={}, names=KEPT, refreshed=after.anew(later)))
     assert again.machines[0].layers[:2] == ("b" * 64, "c" * 64)
     assert len(again.machines[0].layers) == 3
@@ -203,7 +203,7 @@ def test_an_upgrade_that_changed_nothing_is_needless(tmp_path: Path) -> None:
         digest=upgrade.digest,
         files={DPKG: dpkg("libc6 1"), "var/lib/x": "today"},
     )
-    assert update.needless(newer, stamps) == {"c" * 64}
+    assert update.needless(newer, stamps) == {upgrade_of("c" * 64)}
     store = Store(str(tmp_path / "other"))
     put(store, "base", digest="b" * 64, files={DPKG: dpkg("libc6 1")})
     put(store, "layer kept", "b" * 64, digest="c" * 64)
