@@ -98,7 +98,7 @@ class Plan(Struct, frozen=True, kw_only=True):
         made = [layer for layer in self.layers if not layer.is_given]
         own = {layer.digest for layer in made}
         first = {layer.identity for layer in made if layer.parent not in own and layer.parent not in given}
-        return dict.fromkeys((*first, *given), stamp)
+        return dict.fromkeys((*first, *map(upgrade_of, given)), stamp)
 
     def after_making(self, digests: set[str]) -> Plan:
         """The plan as it was before these of its layers were made."""
@@ -130,6 +130,11 @@ def digest(*parts: object) -> str:
     """SHA-256 of the canonical JSON of ``parts``, in hexadecimal."""
     text = json.dumps(parts, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def upgrade_of(parent: str) -> str:
+    """The identity of the layer in which the packages of a given one are upgraded."""
+    return digest(FORMAT, "upgrade", parent)
 
 
 def make(machines: Sequence[Resolved], known: Known, versions: Callable[[str, str], list[int]]) -> Plan:
@@ -170,12 +175,15 @@ def _chain(machine: Resolved, known: Known, versions: Callable[[str, str], list[
         family = machine.family or known.family_of(parent)
     if machine.base.from_layer or machine.base.source:
         machine = with_family(machine, family)
+        if has_open(machine):
+            machine = with_system(machine, *known.sets_of(parent))
         given = parent if known.drives(family) else ""
-        if stamp := known.refreshed.get(given, ""):
+        own = upgrade_of(given) if given else ""
+        if stamp := known.refreshed.get(own, ""):
             name = f"upgrade of {machine.base.source or f'layer:{machine.base.from_layer}'}"
             upgrade = Contents(name="", upgrade=True)
             chain.append(
-                _layer(parent, parent, "upgrade", name, family, {"upgrade": stamp}, known, last, contents=upgrade)
+                _layer(own, parent, "upgrade", name, family, {"upgrade": stamp}, known, last, contents=upgrade)
             )
             parent = chain[-1].digest
     else:
@@ -185,8 +193,6 @@ def _chain(machine: Resolved, known: Known, versions: Callable[[str, str], list[
         name = f"base {base.distribution} {base.release} {base.architecture}"
         chain.append(_layer(parent, "", "base", name, family, facts, known, last, base=base))
         parent = chain[-1].digest
-    if not machine.base.distribution and has_open(machine):
-        machine = with_system(machine, *known.sets_of(parent))
     for contents in machine.layers:
         facts = contents_facts(contents)
         own = digest(FORMAT, versions("", family), parent, facts)

@@ -16,6 +16,7 @@ from roost.host import files
 from system.lab import Lab, LabHost, end_killed, groups_beside
 from system.network_rig import Host, host_at
 from system.rig import BUSYBOX, TINY, Rig, link_layers, make_tiny
+from system.rpm_rig import Mirror, make_mirror, throwaway_key
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -150,6 +151,14 @@ def own(new_store: Callable[[], str], tmp_path: Path, layers: dict[str, tuple[st
         shutil.rmtree(f"{state}/cache/packages", ignore_errors=True)
         shutil.copytree(f"{CACHED}/cache/packages", f"{state}/cache/packages", copy_function=os.link)
     return Rig(state, tmp_path, FARM.read_text(encoding="utf-8") + TINY)
+
+
+@pytest.fixture(scope="session")
+def rpm_mirror(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mirror]:
+    """Fedora and CentOS; to be copied by whoever changes it."""
+    place = tmp_path_factory.mktemp("rpm")
+    with throwaway_key("lab", place) as key:
+        yield make_mirror(place, key)
 
 
 @pytest.fixture

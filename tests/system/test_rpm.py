@@ -13,11 +13,11 @@ import pytest
 
 from system.faults import Worker
 from system.rig import Rig
-from system.rpm_rig import CENTOS_8, FEDORA, Mirror, Workshop, index, make_mirror, run, served, sign, throwaway_key
+from system.rpm_rig import CENTOS_8, FEDORA, Mirror, Workshop, index, run, served, sign, throwaway_key
 from system.scenes import DEFINITION, World, wrong
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
 MAIN = FEDORA[0].format("32")
 ALL = os.environ.get("ROOST_FAULTS") == "all"
@@ -25,11 +25,9 @@ LAYERED = 'profiles = ["p"]\npackages = ["hello"]\n[profiles.p]\npackages = ["ot
 
 
 @pytest.fixture(scope="module")
-def mirror(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mirror]:
+def mirror(rpm_mirror: Mirror) -> Mirror:
     """Signed by one key, all of it."""
-    place = tmp_path_factory.mktemp("rpm")
-    with throwaway_key("lab", place) as key:
-        yield make_mirror(place, key)
+    return rpm_mirror
 
 
 @pytest.fixture(scope="module")

@@ -562,6 +562,7 @@ def test_whatever_is_written_there_are_machines_or_lines(
     [
         ('remove-packages = ["git=1"]', "'git=1': what is removed is named without a version and a suite"),
         ('remove-packages = ["-git"]', "begins with '-'"),
+        ('remove-packages = ["@lws"]', "a set ('@lws') is not removed as such: name the packages"),
         ('packages = ["git"]\nremove-packages = { apt = ["less", "git"] }', "'git' is in packages, too"),
         ('packages = { apt = ["git"] }\nremove-packages = ["git"]', "'git' is in packages, too"),
         ('remove-packages = { atp = ["git"] }', "did you mean 'apt'?"),

@@ -160,6 +160,8 @@ def package(name: str) -> str:
 
 def installed(name: str) -> str:
     """NAME or NAME:ARCHITECTURE: what is removed needs no version."""
+    if name.startswith("@"):
+        return f"a set ({name!r}) is not removed as such: name the packages"
     return f"{name!r}: what is removed is named without a version and a suite" if {"=", "/"} & set(name) else ""
 
 

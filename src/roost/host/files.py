@@ -361,10 +361,14 @@ def read_inside(tree: str, path: str, *, most: int) -> bytes:
     """At most ``most`` bytes of a regular file in the directory ``tree``, found as by ``open_inside``. Raises OSError."""
     root = os.open(tree, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        with open(open_inside(root, path), "rb") as stream:
-            return stream.read(most)
+        fd = open_inside(root, path)
     finally:
         os.close(root)
+    try:
+        with open(fd, "rb", closefd=False) as stream:  # which refuses a directory
+            return stream.read(most)
+    finally:
+        os.close(fd)
 
 
 def printable(text: str) -> str:
