@@ -34,6 +34,7 @@ _ACCOUNTS = {
     "etc/shadow": "root:*:18000:0:99999:7:::\n",
     "etc/nsswitch.conf": "passwd: files\ngroup: files\nshadow: files\nhosts: files dns\n",
 }
+_BASIC = ("libc-bin", "tar", "bash", "dpkg", "coreutils", "sed", "grep", "findutils", "diffutils")
 _WITHOUT = frozenset(
     {"base-files", "perl", "perl-base", "debconf", "init-system-helpers", "debianutils", "adduser", "gnupg"}
 )
@@ -199,7 +200,7 @@ def common(archive: Archive, work: Path, *, merged: bool) -> list[str]:
     """The packages that a base is made of but for ``base-files``, and one to install."""
     make = Content(work / "content", merged=merged)
     mark = "2" if merged else "1"
-    low = closure(("libc-bin", "tar", "bash", "dpkg", "coreutils", "sed", "grep", "findutils", "diffutils"), _WITHOUT)
+    low = closure(_BASIC, _WITHOUT)
     apt = closure(("apt", "gpgv"), _WITHOUT) - low
     users = closure(("passwd", "login"), _WITHOUT) - low - apt
 
@@ -220,6 +221,15 @@ def common(archive: Archive, work: Path, *, merged: bool) -> list[str]:
         ),
         package("greeting", priority="optional"),
     ]  # fmt: skip
+
+
+def with_init(archive: Archive, work: Path) -> list[str]:
+    """systemd with all that a login needs, in a layout in which /lib is not /usr/lib."""
+    there = closure((*_BASIC, "apt", "gpgv"), _WITHOUT)
+    wanted = ("systemd", "systemd-sysv", "dbus", "libpam-systemd", "login", "passwd", "util-linux", "mount")
+    content = Content(work / "content", merged=False).of_host(closure(wanted, _WITHOUT) - there)
+    empty = (archive.package(name, priority="optional") for name in ("dbus", "libpam-systemd", "login"))
+    return [archive.package("systemd-sysv", content, priority="optional"), *empty]
 
 
 def base_files(archive: Archive, work: Path, distribution: str, release: str, version: str, *, merged: bool) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import pytest
 
 from roost.distro.recipe import recipe
-from system.deb_rig import Archive, Key, base_files, common, throwaway_key
+from system.deb_rig import Archive, Key, base_files, common, throwaway_key, with_init
 from system.rig import Rig
 from system.rpm_rig import run, served
 
@@ -45,11 +45,12 @@ def mirrors(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mirrors]:
     archive = Archive(place / "mirror", work)
     split = common(archive, work, merged=False)
     merged = common(archive, work, merged=True)
+    init = with_init(archive, work)
     update = archive.package("greeting", version="3", priority="optional")
     with throwaway_key("good", place) as good, throwaway_key("old", place, expired=True) as old:
         for release, version in SPLIT.items():
             own = base_files(archive, work, "ubuntu", release, version, merged=False)
-            archive.suite(release, [*split, own], good, days=30)
+            archive.suite(release, [*split, *init, own], good, days=30)
             archive.suite(f"{release}-updates", [update], good, days=30)
         archive.suite(NEW, [*merged, base_files(archive, work, "ubuntu", NEW, "26.04", merged=True)], good)
         archive.suite(f"{NEW}-updates", [update], good)
@@ -159,6 +160,21 @@ def test_archived_releases_with_keys_and_files_of_their_time(empty: Rig, mirrors
             empty.run("hello; . /etc/os-release; echo $VERSION_CODENAME", machine=name).text
             == f"post configure\n{name}\n"
         )
+
+
+def test_a_release_whose_usr_was_not_merged_boots(ubuntu: Rig, mirrors: Mirrors, tmp_path: Path) -> None:
+    """As xenial's /lib/systemd did, with a network of its own."""
+    text = mirrors.archive.machine("ubuntu", "xenial", mirrors.good, "boot = {}\nnetwork = { mode = 'private' }")
+    rig = Rig(ubuntu.state, tmp_path, text)
+    try:
+        done = rig("up", "xenial", timeout=100)
+        assert done.status == 0, done
+        look = "systemctl is-system-running; readlink /bin; readlink /proc/1/exe; ls /sys/class/net"
+        done = rig("exec", "xenial", "--", "sh", "-c", look)
+        assert done.text == "running\n/lib/systemd/systemd\nhost0\nlo\n", done
+    finally:
+        rig("down", "xenial")
+        rig("remove", "xenial")
 
 
 def test_an_image_without_certificates_and_a_mirror_by_https(ubuntu: Rig, mirrors: Mirrors, tmp_path: Path) -> None:
