@@ -267,7 +267,7 @@ def test_a_bootstrap_tarball(arch: Rig, lab: Lab, tmp_path: Path) -> None:
     archive = tmp_path / "bootstrap.tar"
     subprocess.run(("tar", "-c", "-C", tree, "-f", archive, *without, "."), check=True)
     (tmp_path / "etc").mkdir()
-    text = "[options]\nSigLevel = Required DatabaseOptional\nDownloadUser = alpm\n[core]\nInclude = /etc/pacman.d/mirrorlist\n"
+    text = "[options]\nSigLevel = Required DatabaseOptional\nDownloadUser = alpm\nCheckSpace\n[core]\nInclude = /etc/pacman.d/mirrorlist\n"
     (tmp_path / "etc/pacman.conf").write_text(text)
     subprocess.run(("tar", "-r", "-C", tmp_path, "-f", archive, "./etc/pacman.conf"), check=True)
     more = 'packages = ["hello"]\nuser = { name = "sai" }\n'
