@@ -214,7 +214,7 @@ def _networks() -> Check:
 
 def _bootstrap() -> Check:
     path = runner.child_env({})["PATH"]
-    found = [name for name in ("mmdebstrap", "debootstrap", "dnf", "dnf5") if shutil.which(name, path=path)]
+    found = [name for name in ("mmdebstrap", "debootstrap", "dnf", "dnf5", "pacman") if shutil.which(name, path=path)]
     if "mmdebstrap" not in found:
         return Check(
             name="bootstrap", state="failed", found=", ".join(found) or "none", remedy="apt install mmdebstrap"

@@ -268,10 +268,10 @@ def host_apt(data: bytes, place: Path) -> None:
 
 def apt_said(data: bytes, place: Path) -> None:
     """The output of package managers, lists of installed packages and keyrings are read, whatever they hold."""
-    from roost.distro import apt, dnf, keyring, zypper
+    from roost.distro import apt, dnf, keyring, pacman, zypper
 
     text = data.decode(errors="replace")
-    for manager in (apt, dnf, zypper):
+    for manager in (apt, dnf, zypper, pacman):
         checks.harmless(" ".join(repr(part) for part in (manager.unreachable(text), *manager.explain(text))))
         checks.harmless(" ".join(repr(item) for item in manager.packages(data).items()))
     try:

@@ -143,6 +143,7 @@ def make_arch(place: Path, key: Key, keyring: Path) -> Mirror:
     root = filesystem(place / "filesystem")
     (root / "etc/os-release").write_text('NAME="Arch Linux"\nID=arch\nBUILD_ID=rolling\n')
     (root / "etc/locale.gen").write_text(_LOCALES)
+    (root / "etc/mtab").symlink_to("../proc/self/mounts")
     hosts = ("passwd", "login")
     core = [
         shop.make("filesystem", files=root),

@@ -195,7 +195,14 @@ for package in $(pacman -T $init systemd dbus util-linux); do set -- "$@" "$pack
 [ $# -eq 0 ] || get "$@"
 """
 
-_UPGRADE = "get\n"
+# A bootstrap tarball has no mirrors: a layer above it brings them, and upgrades all when it installs something.
+_UPGRADE = """
+servers=
+for repository in $(pacman-conf --repo-list); do
+    servers=$servers$(pacman-conf --repo "$repository" Server)
+done
+if [ -n "$servers" ]; then get; else echo "this machine's pacman has no mirrors: nothing is upgraded"; fi
+"""
 
 # What is installed under another name, or not at all, stays as it is.
 _REMOVE = """

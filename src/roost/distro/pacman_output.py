@@ -27,6 +27,8 @@ _OTHER = (
     "the mirror is damaged or changed on the way, or still being copied: try again in a moment, or use another mirror"
 )
 _DATED = 'check the mirror; what a day had is at mirror = "https://archive.archlinux.org/repos/YYYY/MM/DD"'
+_NO_SIGNATURE = re.compile(r"failed retrieving file '(?P<what>[^'\n]+)\.sig'")
+_EXPIRED = re.compile(r"roost: the key (?P<what>\S+) cannot be trusted")
 
 # The surest first. What a brief names is the pattern's last group.
 _KNOWN: tuple[tuple[str, str, str], ...] = (
@@ -41,19 +43,9 @@ _KNOWN: tuple[tuple[str, str, str], ...] = (
         "apt install pacman-package-manager gpg gpg-agent, or pacman -S pacman gnupg: `roost doctor` says what else is missing",
     ),
     (
-        r"roost: the key (\S+) cannot be trusted(?=(?s:.*)(?:unknown trust|is invalid|PGP signature))",
-        "the key {what} has expired or was revoked",
-        _KEY,
-    ),
-    (
         r"error: (\S+): missing required signature",
         "{what} is not signed",
         "the mirror is not what it says it is: use another one",
-    ),
-    (
-        r"failed retrieving file '(\S+?)\.sig'(?=(?s:.*)failed to commit transaction)",
-        "{what} is not signed",
-        "the mirror is not what it says it is, or not whole: use another one",
     ),
     (
         r"signature from (\"[^\"\n]*\") is (?:unknown|marginal) trust",
@@ -66,7 +58,7 @@ _KNOWN: tuple[tuple[str, str, str], ...] = (
         _KEY,
     ),
     (
-        r"(?:database '(\S+)' is not valid|(\S+)\.db[^\n]*) \(invalid or corrupted database \(PGP signature\)\)",
+        r"(?:database '([^'\s]*)' is not valid|failed to synchronize all databases) \(invalid or corrupted database \(PGP signature\)\)",
         "the signature of the repository {what} is not good",
         f"{_OTHER}; or it is not signed by this key: {_KEY}",
     ),
@@ -76,12 +68,12 @@ _KNOWN: tuple[tuple[str, str, str], ...] = (
         "is the address that of a mirror of Arch's? a proxy or a login page may answer in its place",
     ),
     (
-        r"File \S*?([^/\s]+) is corrupted \(invalid or corrupted package \(PGP signature\)\)",
+        r"File (?:\S*/)?([^/\s]+) is corrupted \(invalid or corrupted package \(PGP signature\)\)",
         "{what} is not what its packager has signed",
         _OTHER,
     ),
     (
-        r"File \S*?([^/\s]+) is corrupted|invalid or corrupted package",
+        r"File (?:\S*/)?([^/\s]+) is corrupted|invalid or corrupted package",
         "{what} is not what the repository's list says it is",
         _OTHER,
     ),
@@ -111,12 +103,12 @@ _KNOWN: tuple[tuple[str, str, str], ...] = (
         'name one: repositories = [{ name = "core", url = "https://geo.mirror.pkgbuild.com/core/os/x86_64" }, ...]',
     ),
     (
-        r"(\S+ exists in (?:filesystem|both '[^']*' and '[^']*'))",
+        r"(?m)^(?:\S+: )?(\S+ exists in (?:filesystem|both '[^']*' and '[^']*'))",
         "packages contradict each other or what is there: {what}",
         "the lines before name the files; what a script has put there belongs into /usr/local or a package",
     ),
     (
-        r"unresolvable package conflicts detected|(\S+ and \S+ are in conflict)",
+        r"(?m)^:: (\S+ and \S+ are in conflict)",
         "packages contradict each other: {what}",
         "pacman takes nothing away to make room: name one of them",
     ),
@@ -155,6 +147,10 @@ def explain(output: str) -> tuple[str, str]:
     """What happened and what to try, for the surest of the known reasons; both empty when none is known."""
     if mirror := unreachable(output):
         return f"cannot be reached: {mirror}", "check the network, the proxy and the mirror's name"
+    if "failed to commit transaction" in output and (match := _NO_SIGNATURE.search(output)):
+        return f"{match['what']} is not signed", "the mirror is not what it says it is, or not whole: use another one"
+    if re.search(r"unknown trust|marginal trust|PGP signature", output) and (match := _EXPIRED.search(output)):
+        return f"the key {match['what']} has expired or was revoked", _KEY
     for pattern, brief, hint in _KNOWN:
         if match := re.search(pattern, output):
             what = next((group for group in reversed(match.groups()) if group), "").rstrip(".,:")
