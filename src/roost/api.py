@@ -45,11 +45,7 @@ def load(path: str | os.PathLike[str] | None = None) -> Loaded:
 
     Raises DefinitionError with a line for every mistake.
     """
-    from roost.distro.recipe import RECIPES
-
-    return load_definition(
-        path, facts=facts.of_distribution, known=RECIPES, architecture=facts.architecture(), own=facts.of_own
-    )
+    return load_definition(path, architecture=facts.architecture(), **facts.OF_DISTRIBUTIONS)
 
 
 _TRIES = 3  # when somebody removes a run's layers before it begins

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from roost import plan as planner
 from roost.definition.model import DistributionFacts, OwnRecipe
@@ -13,7 +13,6 @@ from roost.errors import StoreError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
-    from typing import Any
 
     from roost.definition.model import Base
     from roost.definition.package_sets import Sets
@@ -43,6 +42,10 @@ def of_own(path: str, shown: str) -> DistributionFacts:
     from roost.distro.own import read  # few definitions have one
 
     return _facts(*read(path, shown))
+
+
+OF_DISTRIBUTIONS: dict[str, Any] = {"facts": of_distribution, "known": RECIPES, "own": of_own}
+"""What ``roost.definition.load`` asks for distributions."""
 
 
 def _facts(data: Recipe, own: OwnRecipe | None) -> DistributionFacts:
