@@ -13,8 +13,10 @@ from roost.facts import is_made
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Iterator
 
-    from roost.plan import LayerPlan, MachinePlan
+    from roost.commands import Shown
+    from roost.plan import LayerPlan, MachinePlan, Plan
 
 
 def init(options: argparse.Namespace) -> int:
@@ -157,13 +159,26 @@ def plan(options: argparse.Namespace) -> int:
             }
             for x in made.layers
         ]
-        print_json({"layers": layers, "machines": [_described(item) for item in made.machines]})
+        document: dict[str, object] = {"layers": layers, "machines": [_described(item) for item in made.machines]}
+        if options.verbose:
+            document["commands"] = [
+                {"layer": one.layer.digest, "step": command.step, "host": command.host, "argv": command.argv}
+                for one in _shown(made)
+                for command in one.commands
+            ]
+        print_json(document)
         return 0
     rows = [
         (layer.name, layer.digest[:12], _verb(layer), _reason(layer), ", ".join(layer.machines))
         for layer in made.layers
     ]
     print_table(["layer", "digest", "verb", "reason", "for"], rows, empty="nothing to plan", fixed=("digest", "verb"))
+    if options.verbose:
+        from roost.cli.planned import print_commands
+
+        print_commands(_shown(made))
+    for note in dict.fromkeys(note for layer in made.layers if layer.contents for note in layer.contents.notes):
+        say(note)
     count = len(made.to_build)
     unmade = [layer for layer in made.to_build if not is_made(layer.family)]
     if count > len(unmade) or not unmade:
@@ -172,6 +187,12 @@ def plan(options: argparse.Namespace) -> int:
         families = ", ".join(dict.fromkeys(layer.family for layer in unmade))
         say(f"{len(unmade)} that Roost cannot make yet: {families}")
     return 0
+
+
+def _shown(made: Plan) -> Iterator[Shown]:
+    from roost.commands import of_plan
+
+    return of_plan(made)
 
 
 def _reason(layer: LayerPlan) -> str:
