@@ -13,9 +13,10 @@ from msgspec import Struct, structs
 from roost.bases import make as sources
 from roost.bases import mkosi
 from roost.bases.known import split
+from roost.distro import family as family_of
 from roost.distro.own import recipe_of
 from roost.distro.recipe import family_of_tree
-from roost.errors import Error, HostError
+from roost.errors import DefinitionError, Error, HostError, StoreError
 from roost.steps import steps_of
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ def of_plan(plan: Plan, read_host: Callable[[Family], Any] = lambda family: fami
             if layer.base is not None and base.source:
                 yield Shown(layer=layer, commands=_of_source(base), notes=notes)
                 continue
-            family = family_of_tree(layer.family)
+            family = (family_of if base.distribution else family_of_tree)(layer.family)
             if layer.contents is not None:
                 yield Shown(layer=layer, commands=_above(layer, layer.contents, family, base), notes=notes)
                 continue
@@ -122,6 +123,10 @@ def _of_base_shown(
 
 
 def _above(layer: LayerPlan, contents: Contents, family: Family, base: Base) -> tuple[Command, ...]:
+    if not layer.family:
+        raise StoreError("its steps are known once its base is made")
+    if contents.open:
+        raise DefinitionError(contents.open)
     if family.NAME == "none":
         from roost.distro import unmanaged
 
