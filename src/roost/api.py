@@ -199,7 +199,7 @@ class Manager(Booting):
         bases = [machine.base for machine in self.definition.machines.values()]
         names = facts.named(self.store, bases)
         remembered = self.store.machines_path(self.definition.path)  # without it, gc would remove the layers
-        inputs = {*self.definition.inputs, *names, remembered, *facts.inputs({base.distribution for base in bases})}
+        inputs = {*self.definition.inputs, *names, remembered, *facts.inputs(self.definition.machines.values())}
         machines = {
             item.machine.name: ready.Ready(record=self._record(item), terms=terms_of(item.machine, self._pool()))
             for item in new

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from roost import plan as planner
 from roost.definition.model import DistributionFacts, OwnRecipe
-from roost.distro.recipe import RECIPES, families_path, makes_layers, path_of, recipe, version_of
+from roost.distro.recipe import RECIPES, families_path, file_of, makes_layers, path_of, recipe, version_of
 from roost.errors import StoreError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from roost.definition.model import Base
+    from roost.definition.model import Base, Resolved
     from roost.definition.package_sets import Sets
     from roost.distro.recipe import Recipe
     from roost.store import Store
@@ -76,9 +76,11 @@ def _age(name: str, data: Recipe) -> tuple[bool, list[int]]:
     return not numbers, numbers
 
 
-def inputs(distributions: Iterable[str]) -> set[str]:
-    """The files of this package that decide which layers the machines of these distributions have."""
-    return {*(path_of(name) for name in distributions if name in RECIPES), planner.__file__, families_path()}
+def inputs(machines: Iterable[Resolved]) -> set[str]:
+    """The files of this package, and of those that bring families, that decide which layers these machines have."""
+    machines = list(machines)
+    recipes = {path_of(one.base.distribution) for one in machines if one.base.distribution in RECIPES}
+    return {*recipes, *filter(None, {file_of(one.family) for one in machines}), planner.__file__, families_path()}
 
 
 def versions(distribution: str, family: str) -> list[int]:
