@@ -19,7 +19,7 @@ PEERS := podman crun conmon schroot debspawn sbuild mmdebstrap debootstrap bubbl
 SECONDS ?= 60
 TARGETS ?=
 
-.PHONY: help setup demo test fuzz bench bench-peers bench-scale soak vm confinement picture docs lint clean
+.PHONY: help setup demo test golden fuzz bench bench-peers bench-scale soak vm confinement picture docs lint clean
 
 help:  ## say what there is
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -41,6 +41,9 @@ demo: setup  ## build and test a real project on four Debian releases at once
 
 test: setup  ## run every test
 	@$(VENV)/bin/python -m pytest
+
+golden: setup  ## record what Roost would run for each release, in tests/golden: review the difference
+	@$(VENV)/bin/python tests/unit/golden_plans.py
 
 fuzz: setup  ## look for input that breaks something, coverage-guided, for SECONDS=60
 	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --only-binary :all: atheris==3.0.0

@@ -42,11 +42,7 @@ def load(path: str | os.PathLike[str] | None = None) -> Loaded:
 
     Raises DefinitionError with a line for every mistake.
     """
-    from roost.distro.recipe import RECIPES
-
-    return load_definition(
-        path, facts=facts.of_distribution, known=RECIPES, architecture=facts.architecture(), own=facts.of_own
-    )
+    return load_definition(path, architecture=facts.architecture(), **facts.OF_DISTRIBUTIONS)
 
 
 _TRIES = 3  # when somebody removes a run's layers before it begins
@@ -220,7 +216,7 @@ class Manager(Booting, Keeping):
         bases = [machine.base for machine in self.definition.machines.values()]
         names = facts.named(self.store, bases)
         remembered = self.store.machines_path(self.definition.path)  # without it, gc would remove the layers
-        inputs = {*self.definition.inputs, *names, remembered, *facts.inputs({base.distribution for base in bases})}
+        inputs = {*self.definition.inputs, *names, remembered, *facts.inputs(self.definition.machines.values())}
         machines = {
             item.machine.name: ready.Ready(record=self._record(item), terms=terms_of(item.machine, self._pool()))
             for item in new

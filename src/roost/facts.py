@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from roost import plan as planner
 from roost.definition.model import DistributionFacts, OwnRecipe
-from roost.distro.recipe import RECIPES, families_path, makes_layers, path_of, recipe, version_of
+from roost.distro.recipe import RECIPES, families_path, file_of, makes_layers, path_of, recipe, version_of
 from roost.errors import HostError, StoreError
 from roost.host import architectures
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
-    from typing import Any
 
     from roost.definition.model import Base, Resolved
     from roost.definition.package_sets import Sets
@@ -63,6 +62,10 @@ def of_own(path: str, shown: str) -> DistributionFacts:
     return _facts(*read(path, shown))
 
 
+OF_DISTRIBUTIONS: dict[str, Any] = {"facts": of_distribution, "known": RECIPES, "own": of_own}
+"""What ``roost.definition.load`` asks for distributions."""
+
+
 def _facts(data: Recipe, own: OwnRecipe | None) -> DistributionFacts:
     return DistributionFacts(
         family=data.family,
@@ -91,9 +94,11 @@ def _age(name: str, data: Recipe) -> tuple[bool, list[int]]:
     return not numbers, numbers
 
 
-def inputs(distributions: Iterable[str]) -> set[str]:
-    """The files of this package that decide which layers the machines of these distributions have."""
-    return {*(path_of(name) for name in distributions if name in RECIPES), planner.__file__, families_path()}
+def inputs(machines: Iterable[Resolved]) -> set[str]:
+    """The files of this package, and of those that bring families, that decide which layers these machines have."""
+    machines = list(machines)
+    recipes = {path_of(one.base.distribution) for one in machines if one.base.distribution in RECIPES}
+    return {*recipes, *filter(None, {file_of(one.family) for one in machines}), planner.__file__, families_path()}
 
 
 def versions(distribution: str, family: str) -> list[int]:

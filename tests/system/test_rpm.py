@@ -68,6 +68,26 @@ def test_its_repositories_are_those_of_the_recipe(fedora: Rig, mirror: Mirror) -
     assert fedora.run("rpm -V fedora-release", machine="m").text.split()[-1] == "/etc/yum.repos.d/fedora.repo"
 
 
+def test_a_recipe_beside_the_definition(mirror: Mirror, fedora: Rig, tmp_path: Path) -> None:
+    """A derivative in five lines: a name, a mirror, keys and a set of its own. The keys lie beside it."""
+    rig = Rig(fedora.state, tmp_path, "")
+    (tmp_path / "recipes").mkdir()
+    shutil.copy(mirror.key.public, tmp_path / "recipes/mine.asc")
+    own = f'extends = "fedora"\nkeyring = "mine.asc"\nmirrors = {{ main = "{mirror.url}" }}\n[sets]\nours = ["hello", "no [s390x]"]\n'
+    own += f'[releases.32]\nmirrors = {{ main = "{mirror.url}" }}\n'  # the shipped one's is the archive
+    (tmp_path / "recipes/mine.toml").write_text(own)
+    rig.define('[machines.o]\ndistribution = "mine"\nrelease = "32"\narchitecture = "amd64"\npackages = ["@ours"]\n')
+    done = rig("build", timeout=300)
+    assert done.status == 0, done
+    assert rig.run("hello; cat /etc/os-release", machine="o").text.startswith("2\npost of 1\nID=fedora")
+    (tmp_path / "recipes/mine.toml").write_text(own.replace("[sets]", "version = 2\n[sets]"))
+    assert [layer["verb"] for layer in rig.json("plan")["layers"]] == ["build", "build"]
+    (tmp_path / "recipes/mine.toml").write_text(own + "x = 1\n")
+    assert "recipes/mine.toml:8: releases.32.x: unknown key" in rig.run("true", machine="o").said, (
+        "at once, also when made"
+    )
+
+
 def test_nothing_of_the_making_stays(fedora: Rig) -> None:
     look = """find / -xdev -path '*roost*' -type f; find /var/cache /var/log /root -type f; cat /etc/machine-id
         ls -d /var/lib/rpm /root/.rpmdb"""

@@ -236,6 +236,35 @@ def test_the_family_chooses_the_packages(tiny: Rig, tmp_path: Path) -> None:
     assert "install hello" in done.said
 
 
+_RECORDING = '#!/bin/sh\n[ "$5" != install ] || shift 6\n[ $# = 0 ] || echo $* >/installed\n'
+
+
+@pytest.mark.parametrize("family", ["", 'family = "apt"\n'])
+def test_package_sets_are_those_of_the_tree_s_distribution(tiny: Rig, tmp_path: Path, family: str) -> None:
+    tree = make_tree(tmp_path / "tree", "ID=debian\nVERSION_CODENAME=jessie\n", "/usr/bin/apt-get")
+    (tree / "usr/bin/apt-get").write_text(_RECORDING)
+    packed(tree, tiny.directory / "root.tar")
+    tiny.define(machine("tar:root.tar", f'{family}packages = ["@lws", "other"]'))
+    done = tiny("build")
+    assert done.status == 0, done
+    found = tiny.run("cat /installed", machine="m").text.split()
+    assert {"libssl-dev", "libgit2-dev", "other"} <= set(found)
+    assert "libuv1-dev" not in found, "jessie has none"
+    assert tiny("build").said.startswith("all layers are there")
+
+
+def test_package_sets_of_a_tree_that_nobody_knows_are_refused(tiny: Rig, tmp_path: Path) -> None:
+    tree = make_tree(tmp_path / "tree", 'ID=haiku\nPRETTY_NAME="Haiku R1"\n', "/usr/bin/apt-get")
+    packed(tree, tiny.directory / "root.tar")
+    tiny.define(machine("tar:root.tar", 'packages = ["@lws"]'))
+    done = tiny("build")
+    assert done.status == 2, done
+    assert (
+        "machine m: its package sets are not known: its os-release says 'Haiku R1', which no recipe is for" in done.said
+    )
+    assert "name the packages instead of @SETS" in done.said
+
+
 def test_a_killed_build_leaves_nothing(tiny: Rig, tree: Path) -> None:
     with open(tree / "var/big", "wb") as stream:
         stream.writelines(os.urandom(1 << 20) for _ in range(64))

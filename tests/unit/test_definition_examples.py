@@ -40,6 +40,8 @@ def facts(name: str) -> DistributionFacts | None:
         bootstrap=one.bootstraps[0],
         variants=one.variants,
         variant=one.variant,
+        sets=one.sets,
+        release_sets={key: value.sets for key, value in one.releases.items()},
     )
 
 
@@ -84,6 +86,15 @@ def test_the_sai_farm_has_the_systems_of_its_pages() -> None:
         [conf] = [json.loads(file.content) for file in own.files if file.path == "/etc/sai/builder/conf"]
         assert conf["host"] == name
         assert own.init
+
+
+def test_all_distributions_are_all_of_them() -> None:
+    """A recipe, or a release, that is added is added to the example, too."""
+    machines = load_with_recipes(ABOVE / "all-distributions.toml").machines.values()
+    there = {(one.base.distribution, one.base.release) for one in machines if one.base.distribution}
+    every = {(name, release) for name in RECIPES for release in recipe(name).releases}
+    assert sorted(every - there) == [], "add them to examples/all-distributions.toml"
+    assert {one.base.source.partition(":")[0] for one in machines if one.base.source} == {"tar", "oci", "mkosi"}
 
 
 def test_libwebsockets_has_the_machines_and_the_user_of_its_pages() -> None:

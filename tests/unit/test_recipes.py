@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
 
 import pytest
 
+import roost
 from roost.definition import checks
 from roost.distro import apt, dnf, family, pacman, recipe, zypper
 from roost.distro.recipe import FAMILIES, RECIPES, VERSIONS, Family
 from roost.errors import DefinitionError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 APT = [name for name in RECIPES if recipe(name).family == "apt"]
 OTHERS = [name for name in RECIPES if name not in APT]
@@ -86,6 +91,45 @@ def test_every_system_of_the_seeds_is_there() -> None:
     assert recipe("gentoo").releases.keys() == recipe("arch").releases.keys() == {"rolling"}
     assert "i386" in recipe("ubuntu").releases["bionic"].architectures
     assert "i386" not in recipe("ubuntu").releases["focal"].architectures
+
+
+def mistake(path: Path, distribution: str, release: str, architecture: str = "amd64") -> str:
+    """What the definition of such a machine is answered with."""
+    file = path / "roost.toml"
+    file.write_text(
+        f'[machines.a]\ndistribution = "{distribution}"\nrelease = "{release}"\narchitecture = "{architecture}"\n'
+    )
+    with pytest.raises(DefinitionError) as caught:
+        roost.load(file)
+    [line] = caught.value.details.splitlines()
+    return line.partition(": machines.a.")[2]
+
+
+def test_a_release_that_there_is_not_is_answered_with_those_that_there_are(tmp_path: Path) -> None:
+    """The newest first, and how to add one."""
+    said = mistake(tmp_path, "debian", "potato")
+    assert "it has sid, forky, trixie, bookworm, bullseye, buster, stretch, jessie; recipes/NAME.toml beside" in said
+    assert "it has 10-stream, 9-stream, 8, 8-stream, 7;" in mistake(tmp_path, "centos", "6")
+    assert "it has rawhide, 45, 44," in mistake(tmp_path, "fedora", "4711")
+    assert "it has tumbleweed, 16.0, 15.6, 15.5;" in mistake(tmp_path, "opensuse", "leap")
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("debian", "12"), "release: debian has no release '12', did you mean 'bookworm'?"),
+        (("ubuntu", "16.04"), "release: ubuntu has no release '16.04', did you mean 'xenial'?"),
+        (("ubuntu", "xenail"), "release: ubuntu has no release 'xenail', did you mean 'xenial'?"),
+        (("debain", "sid"), "distribution: unknown distribution 'debain', did you mean 'debian'?"),
+        (("plan9", "4"), "distribution: unknown distribution 'plan9', one of debian, ubuntu, "),
+        (("ubuntu", "noble", "i386"), "(i386 was there until bionic)"),
+        (("debian", "bookworm", "riscv64"), "(riscv64 is there since trixie)"),
+        (("debian", "sid", "mipsel"), "(mipsel was there until bookworm)"),
+        (("fedora", "42", "s390x"), "fedora 42 is not made for s390x: it is made for amd64, arm64"),
+    ],
+)
+def test_what_a_distribution_never_had(tmp_path: Path, words: tuple[str, ...], says: str) -> None:
+    assert says in mistake(tmp_path, *words)
 
 
 def test_unknown_names_say_which_there_are() -> None:

@@ -18,6 +18,11 @@ exec /usr/bin/systemd-nspawn --keep-unit --register=no "$@"
 _BUS = "/run/dbus/system_bus_socket"
 
 
+def command(directory: str, output: str) -> tuple[str, ...]:
+    """What is run."""
+    return ("mkosi", f"--directory={directory}", "--format=directory", f"--output-dir={output}", "--force", "build")
+
+
 def make(directory: str, tree: str, private: str, say: Callable[[bytes], None]) -> None:
     """Runs mkosi in its configuration's ``directory``; what it makes gets the name ``tree``.
 
@@ -31,8 +36,7 @@ def make(directory: str, tree: str, private: str, say: Callable[[bytes], None]) 
         os.makedirs(programs, mode=0o700)
         files.write_atomic(f"{programs}/systemd-nspawn", _SHIM.encode(), mode=0o755)
         env = {"PATH": f"{programs}:{runner.PATH}"}
-    argv = ("mkosi", f"--directory={directory}", "--format=directory", f"--output-dir={output}", "--force", "build")
-    done = runner.run(runner.Command(argv=argv, env=env, private=True), on_output=say)
+    done = runner.run(runner.Command(argv=command(directory, output), env=env, private=True), on_output=say)
     if done.status:
         raise StoreError(f"mkosi: {runner.ending(done.status)}", hint=f"`mkosi -C {directory} build` says the same")
     made = _trees(output)

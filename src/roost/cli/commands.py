@@ -13,9 +13,10 @@ from roost.facts import is_made, not_runnable
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
-    from roost.plan import LayerPlan, MachinePlan
+    from roost.commands import Shown
+    from roost.plan import LayerPlan, MachinePlan, Plan
 
 
 def init(options: argparse.Namespace) -> int:
@@ -159,13 +160,26 @@ def plan(options: argparse.Namespace) -> int:
             }
             for x in made.layers
         ]
-        print_json({"layers": layers, "machines": [_described(item) for item in made.machines]})
+        document: dict[str, object] = {"layers": layers, "machines": [_described(item) for item in made.machines]}
+        if options.verbose:
+            document["commands"] = [
+                {"layer": one.layer.digest, "step": command.step, "host": command.host, "argv": command.argv}
+                for one in _shown(made)
+                for command in one.commands
+            ]
+        print_json(document)
         return 0
     rows = [
         (layer.name, layer.digest[:12], _verb(layer), _reason(layer), ", ".join(layer.machines))
         for layer in made.layers
     ]
     print_table(["layer", "digest", "verb", "reason", "for"], rows, empty="nothing to plan", fixed=("digest", "verb"))
+    if options.verbose:
+        from roost.cli.planned import print_commands
+
+        print_commands(_shown(made))
+    for note in dict.fromkeys(note for layer in made.layers if layer.contents for note in layer.contents.notes):
+        say(note)
     count = len(made.to_build)
     unmade = [layer for layer in made.to_build if not is_made(layer.family)]
     if count > len(unmade) or not unmade:
@@ -175,6 +189,12 @@ def plan(options: argparse.Namespace) -> int:
         say(f"{len(unmade)} that Roost cannot make yet: {families}")
     _warn_of_architectures(made.machines)
     return 0
+
+
+def _shown(made: Plan) -> Iterator[Shown]:
+    from roost.commands import of_plan
+
+    return of_plan(made)
 
 
 def _reason(layer: LayerPlan) -> str:

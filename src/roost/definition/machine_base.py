@@ -118,7 +118,9 @@ def _release(machine: Layered, name: str, facts: DistributionFacts) -> str:
             machine.place.wrong(f"release is missing: {name} has {', '.join(facts.releases)}")
     elif release not in facts.releases:
         named = facts.versions.get(release, "")
-        near = f", did you mean '{named}'?" if named else machine.place.did_you_mean(release, facts.releases)
+        near = f", did you mean '{named}'?" if named else ""
+        if not release[:1].isdigit():  # a number that is near is another one, and not misspelt
+            near = machine.place.did_you_mean(release, facts.releases)
         known = "" if near else f": it has {', '.join(facts.releases)}; {OWN_RECIPE}"
         machine.where("release", "distribution").wrong(f"{name} has no release '{release}'{near}{known}")
     return release

@@ -117,7 +117,7 @@ def listed(names: Collection[str]) -> str:
     return ", ".join(some) + more
 
 
-def report(documents: Iterable[Document], name: str) -> None:
+def report(documents: Iterable[Document], name: str, hint: str = "`roost schema` describes every key") -> None:
     """Raise one DefinitionError with a line for every mistake in the documents; do nothing when there is none."""
     lines: list[str] = []
     total = 0
@@ -130,7 +130,7 @@ def report(documents: Iterable[Document], name: str) -> None:
     count = "1 mistake" if total == 1 else f"{total} mistakes"
     if total > len(lines):
         lines.append(f"{name}: and {total - len(lines)} more")
-    raise DefinitionError(f"{name}: {count}", details="\n".join(lines), hint="`roost schema` describes every key")
+    raise DefinitionError(f"{name}: {count}", details="\n".join(lines), hint=hint)
 
 
 def _lines(document: Document, most: int) -> list[str]:

@@ -200,12 +200,12 @@ class Definition(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, 
 
 
 class Obsolete(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
-    """A package's name of another time: ``use`` is what is installed instead (empty: nothing), and ``why``.
+    """A package's name of another time: ``use`` is what is installed instead, and ``why``.
 
     ``releases`` are those that have the old name all the same.
     """
 
-    use: str = ""
+    use: str
     why: str
     releases: list[str] = []
 

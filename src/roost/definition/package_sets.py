@@ -59,7 +59,7 @@ def replaced(packages: Sequence[str], known: Sets) -> Found:
     unknown: list[tuple[int, str]] = []
     for index, name in enumerate(packages):
         if name[:1] != "@":
-            names |= dict.fromkeys(_of_today(name, known, notes))
+            names[_of_today(name, known, notes)] = None
         elif name[1:] not in known.sets:
             unknown.append((index, _unknown(name, known)))
         else:
@@ -97,12 +97,12 @@ def _for(elements: Iterable[str], architecture: str) -> list[str]:
     return found
 
 
-def _of_today(name: str, known: Sets, notes: list[str]) -> tuple[str, ...]:
+def _of_today(name: str, known: Sets, notes: list[str]) -> str:
     old = known.obsolete.get(name)
     if old is None or known.release in old.releases:
-        return (name,)
-    notes.append(f"{name}: {f'{old.use} instead' if old.use else 'left out'} ({old.why})")
-    return (old.use,) if old.use else ()
+        return name
+    notes.append(f"{name} is not in {known.system}: {old.use} instead ({old.why})")
+    return old.use
 
 
 def _unknown(name: str, known: Sets) -> str:

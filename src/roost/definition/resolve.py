@@ -133,6 +133,8 @@ def _machine(machine: Layered, world: World) -> Resolved:
         profiles, own = _with_recipes(machine, world, base, family, profiles, own)
     layers = [_contents(name, one, family, base.release) for name, one in [*profiles, ("", own)]]
     if any(layer.packages for layer in layers) and (sets := _sets(machine, world, base)) is not None:
+        if any(layer.repositories for layer in layers):  # they may have what the distribution has no longer
+            sets = (structs.replace(sets[0], obsolete={}), sets[1])
         layers = [_with_sets(machine, world, layer, family, sets) for layer in layers]
     layers[-1] = _of_the_machine(machine, layers[-1], boots=own.boot is not None)
     layers = _repositories_once(machine, _users_once(machine, layers))
@@ -277,6 +279,8 @@ def _with_sets(machine: Layered, world: World, layer: Contents, family: str, kno
             place = machine.where("packages")
             written = (machine.own.packages if machine.own.packages is not None else machine.defaults.packages) or []
         for index, message in found.unknown:
+            if checks.package(layer.packages[index]):
+                continue  # told already
             names = written if isinstance(written, list) else written.get(family, [])
             keys = () if isinstance(written, list) else (family,)
             word = layer.packages[index]

@@ -136,6 +136,9 @@ def _keys(base: Base, recipe: Recipe, release: Release, host: HostDnf) -> bytes:
         # on a host of the same distribution its own package has it
         places = [host.root.rstrip("/") + path for path in (one, f"{KEYS}/{os.path.basename(one)}")]
         path = next((place for place in places if os.path.exists(place)), "")
+        if not path and host.only_shown:
+            keys += keyring.armoured(keyring.UNKNOWN, one)
+            continue
         if not path:
             raise HostError(
                 f"the keyring {one} is not on this host",

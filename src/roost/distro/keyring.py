@@ -17,6 +17,10 @@ _BLOCK = re.compile(
 )
 
 
+UNKNOWN = b"\x99\x00\x00"
+"""Stands for keys that are not there, in what is only shown: a public-key packet of no length."""
+
+
 def binary(content: bytes, name: str) -> bytes:
     """The keys of a file, armoured (RFC 9580, 6.2) or not; ``name`` is for messages.
 

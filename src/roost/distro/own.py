@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 KEYRING_MOST = 16 << 20
 """Bytes of a keyring beside a recipe."""
-_REPLACED = ("suites", "architectures")
+_HINT = "docs/definition.md, Own distributions, describes the keys; Roost's own recipes are examples"
 _NO_PART = ("sets", "obsolete", "notes", "releases", "name")  # of a base's identity
 
 
@@ -43,10 +43,10 @@ def read(path: str, shown: str) -> tuple[Recipe, OwnRecipe]:
     stem = os.path.basename(path).removesuffix(".toml")
     place = Place(document, ())
     whole = _whole(place, cleaned, stem)
-    report([document], shown)
+    report([document], shown, _HINT)
     found = convert(whole, Recipe)
-    keyrings = _check(place, found)
-    report([document], shown)
+    keyrings = _check(place, found, set(cleaned.get("releases") or ()))
+    report([document], shown, _HINT)
     return found, OwnRecipe(
         path=path, digests={name: _digest(found, name) for name in found.releases}, keyrings=keyrings
     )
@@ -95,6 +95,10 @@ def _whole(place: Place, table: dict[str, Any], stem: str) -> dict[str, Any]:
             below = tomllib.load(stream)
         if not inherits:
             del below["releases"]
+        if "architectures" in table:  # of those it has not, the other's releases have none either
+            for release in below.get("releases", {}).values():
+                there = [one for one in release.get("architectures", ()) if one in table["architectures"]]
+                release["architectures"] = there or list(table["architectures"])
         if "mirrors" not in table:
             below["mirrors-of"] = parent
     elif parent:
@@ -138,8 +142,8 @@ def _digest(found: Recipe, release: str) -> str:
 # -- its values
 
 
-def _check(place: Place, found: Recipe) -> dict[str, tuple[str, str]]:
-    """Tells every value that cannot be; the keyrings beside the recipe, by release."""
+def _check(place: Place, found: Recipe, own: set[str]) -> dict[str, tuple[str, str]]:
+    """Tells every value that cannot be, of the recipe and its ``own`` releases; the keyrings beside it, by release."""
     if not is_family(found.family):
         near = place.did_you_mean(found.family, checks.FAMILIES) or f", one of {', '.join(checks.FAMILIES)}"
         place.at("family").wrong(f"unknown family of distributions{near}")
@@ -160,8 +164,9 @@ def _check(place: Place, found: Recipe) -> dict[str, tuple[str, str]]:
     keyrings = {}
     for name, release in found.releases.items():
         here = place.at("releases", name)
-        here.wrong(checks.profile_name(name) and "a release's name has a-z, 0-9, '-', '.', '_' and '+'")
-        _check_release(here, name, release, found)
+        if name in own:
+            here.wrong(checks.profile_name(name) and "a release's name has a-z, 0-9, '-', '.', '_' and '+'")
+            _check_release(here, name, release, found)
         where = here if release.keyring else place
         if path := _beside(where.at("keyring"), release.keyring or found.keyring):
             keyrings[name] = path

@@ -292,6 +292,13 @@ def makes_layers(name: str) -> bool:
     return name in FAMILIES or (name not in checks.FAMILIES and (name in ("", "none") or name in families.added()))
 
 
+def file_of(name: str) -> str:
+    """The file that a family that was added is in; empty for those of Roost, whose versions are here."""
+    if name in checks.FAMILIES or name in ("", "none") or name not in families.added():
+        return ""
+    return getattr(family(name), "__file__", "")
+
+
 def version_of(name: str) -> int:
     """A family's version, which is part of every layer's identity."""
     if name in VERSIONS or name in checks.FAMILIES or name in ("", "none") or name not in families.added():

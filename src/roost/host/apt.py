@@ -85,7 +85,8 @@ class HostApt(Struct, frozen=True, kw_only=True):
 
     ``root`` is where it was read. ``options`` are the host's own settings below ``Acquire`` that matter to a download.
     ``files`` are those that options name, path → content; ``ca_bundle`` is the path of the certificates that the host
-    trusts (also in ``files``), or empty. ``problems`` name the files that could not be used, and why.
+    trusts (also in ``files``), or empty. ``problems`` name the files that could not be used, and why. ``only_shown``: what
+    follows is shown and not carried out, so that a keyring may be missing.
     """
 
     root: str = "/"
@@ -98,6 +99,7 @@ class HostApt(Struct, frozen=True, kw_only=True):
     files: dict[str, bytes] = {}
     ca_bundle: str = ""
     problems: tuple[str, ...] = ()
+    only_shown: bool = False
 
     def __repr__(self) -> str:
         return f"HostApt(root={self.root!r}, distribution={self.distribution!r}, {len(self.entries)} entries)"

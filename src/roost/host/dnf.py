@@ -23,7 +23,8 @@ _CONFIGURATIONS = ("/etc/dnf/dnf.conf", "/etc/yum.conf")
 class HostDnf(Struct, frozen=True, kw_only=True):
     """``proxies`` is scheme → address and may hold a password, ``auth`` is netrc text: neither goes into a tree or a log.
 
-    ``ca_bundle`` is the content of the certificates that the host trusts, ``ca_path`` the file.
+    ``ca_bundle`` is the content of the certificates that the host trusts, ``ca_path`` the file. ``only_shown``: what follows
+    is shown and not carried out, so that a keyring may be missing.
     """
 
     root: str = "/"
@@ -32,6 +33,7 @@ class HostDnf(Struct, frozen=True, kw_only=True):
     auth: str = ""
     ca_path: str = ""
     ca_bundle: bytes = b""
+    only_shown: bool = False
 
     def __repr__(self) -> str:
         return f"HostDnf(root={self.root!r}, architecture={self.architecture!r})"

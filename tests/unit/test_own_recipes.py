@@ -1,0 +1,225 @@
+"""Recipes beside a definition: a derivative in a few lines, every mistake with its line, and what makes a new layer."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from test_plan import NOTHING
+
+import roost
+from roost import commands, facts
+from roost.distro import family, recipe
+from roost.distro.own import read, recipe_of
+from roost.errors import DefinitionError
+from roost.plan import Plan, make
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from roost.definition.model import Base
+
+MACHINE = '[machines.a]\ndistribution = "mine"\nrelease = "bookworm"\narchitecture = "amd64"\n'
+DERIVED = 'extends = "debian"\n'
+WHOLE = """
+family = "dnf"
+architectures = ["amd64"]
+architecture-names = { amd64 = "x86_64" }
+mirrors = { main = "https://mirror.example/mine" }
+keyring = "/usr/share/keys/mine.asc"
+keyring-package = "mine-keys"
+bootstraps = ["dnf"]
+variant = "minimal"
+variants = ["minimal"]
+packages = { minimal = ["bash", "dnf"] }
+[sets]
+tools = ["git", "glibc.i686 [amd64]"]
+[releases.1]
+suites = [{ name = "base", path = "{release}/{architecture}/" }]
+"""
+
+
+def load(path: Path, own: str, text: str = MACHINE, name: str = "mine") -> roost.definition.Loaded:
+    (path / "recipes").mkdir(exist_ok=True)
+    (path / f"recipes/{name}.toml").write_text(own)
+    (path / "roost.toml").write_text(text)
+    return roost.load(path / "roost.toml")
+
+
+def plan(path: Path, own: str, text: str = MACHINE) -> Plan:
+    return make(list(load(path, own, text).machines.values()), NOTHING, facts.versions)
+
+
+def told(path: Path, own: str, text: str = MACHINE) -> list[str]:
+    with pytest.raises(DefinitionError) as caught:
+        load(path, own, text)
+    assert caught.value.brief.startswith(f"{path}/recipes/mine.toml: ")
+    return [line.partition("mine.toml:")[2] for line in caught.value.details.splitlines()]
+
+
+def base_of(made: Plan) -> Base:
+    base = made.layers[0].base
+    assert base is not None
+    return base
+
+
+def test_a_derivative_is_a_few_lines(tmp_path: Path) -> None:
+    """A mirror of its own, with the keys that sign it, and releases that Debian has not."""
+    own = """
+extends = "debian"
+inherit-releases = false
+mirrors = { main = "http://mirror.example/merged", security = "http://mirror.example/merged" }
+keyring = "mine.asc"
+[releases.daedalus]
+version = "5"
+suites = [{ name = "daedalus" }, { name = "daedalus-security", mirror = "security" }]
+"""
+    (tmp_path / "recipes").mkdir()
+    (tmp_path / "recipes/mine.asc").write_text(
+        "-----BEGIN PGP PUBLIC KEY BLOCK-----\n\nmQAA\n-----END PGP PUBLIC KEY BLOCK-----\n"
+    )
+    made = plan(tmp_path, own, MACHINE.replace("bookworm", "daedalus") + 'packages = ["@build-essential"]\n')
+    assert [layer.name for layer in made.layers] == ["base mine daedalus amd64", "machine a"]
+    base = base_of(made)
+    assert base.keyring == str(tmp_path / "recipes/mine.asc")
+    found = recipe_of(base)
+    assert found is not None
+    assert list(found.releases) == ["daedalus"]
+    argv = commands.of_base(base, found, family("apt"), family("apt").read_host(root="/nowhere"))[0].argv
+    lines = [word for word in argv if word.startswith("deb ")]
+    assert lines == [
+        "deb [signed-by=/STAGE/tree/etc/apt/keyrings/roost.gpg] http://mirror.example/merged daedalus main",
+        "deb [signed-by=/STAGE/tree/etc/apt/keyrings/roost.gpg] http://mirror.example/merged daedalus-security main",
+    ]
+    assert made.layers[1].facts["packages"] == ["build-essential", "patch", "pkg-config"]
+
+
+def test_a_new_release_of_a_shipped_distribution(tmp_path: Path) -> None:
+    made = plan(
+        tmp_path, DERIVED + '[releases.duke]\nsuites = [{ name = "duke" }]\n', MACHINE.replace("bookworm", "duke")
+    )
+    assert base_of(made).release == "duke"
+    assert set(recipe("debian").releases) < set(recipe_of(base_of(made)).releases)  # type: ignore[union-attr]
+
+
+def test_without_a_mirror_of_its_own_the_host_s_serves_it(tmp_path: Path) -> None:
+    found, _ = read(str(_file(tmp_path, DERIVED)), "mine.toml")
+    assert found.mirrors_of == "debian"
+    found, _ = read(str(_file(tmp_path, DERIVED + 'mirrors = { main = "http://m.example/d" }\n')), "mine.toml")
+    assert found.mirrors_of == ""
+    assert found.mirrors["security"] == recipe("debian").mirrors["security"], "merged key by key"
+
+
+def test_one_that_extends_nothing(tmp_path: Path) -> None:
+    text = MACHINE.replace("bookworm", "1") + 'packages = ["@tools"]\n'
+    made = plan(tmp_path, WHOLE, text)
+    assert made.layers[1].facts["packages"] == ["git", "glibc.i686"]
+    assert base_of(made).bootstrap == "dnf"
+    assert commands.mirrors(base_of(made), recipe_of(base_of(made))) == (  # type: ignore[arg-type]
+        "base: https://mirror.example/mine/1/x86_64/",
+    )
+
+
+def test_what_counts_for_a_base(tmp_path: Path) -> None:
+    """Its mirrors and the like; not its sets, its notes, another release, or where it is."""
+    first = plan(tmp_path, DERIVED)
+    assert first.layers[0].digest == plan(tmp_path, DERIVED + '[sets]\nx = ["y"]\n').layers[0].digest
+    assert (
+        first.layers[0].digest
+        == plan(tmp_path, DERIVED + '[releases.duke]\nsuites = [{ name = "duke" }]\n').layers[0].digest
+    )
+    (tmp_path / "other").mkdir()
+    assert first.layers[0].digest == plan(tmp_path / "other", DERIVED).layers[0].digest
+    for change in ('mirrors = { main = "http://m.example/" }', 'components = ["main", "contrib"]', "version = 2"):
+        assert plan(tmp_path, f"{DERIVED}{change}\n").layers[0].digest != first.layers[0].digest, change
+    shipped = plan(tmp_path, DERIVED, MACHINE.replace("mine", "debian"))
+    assert shipped.layers[0].digest != first.layers[0].digest
+
+
+def test_a_set_of_its_own_changes_the_layers_that_have_it(tmp_path: Path) -> None:
+    text = MACHINE + 'packages = ["@tools"]\n'
+    one = plan(tmp_path, DERIVED + '[sets]\ntools = ["git"]\n', text)
+    two = plan(tmp_path, DERIVED + '[sets]\ntools = ["git", "vim"]\n', text)
+    assert one.layers[0].digest == two.layers[0].digest
+    assert one.layers[1].digest != two.layers[1].digest
+
+
+def test_what_the_command_remembers_of_a_machine_ends_with_its_recipe(tmp_path: Path) -> None:
+    assert str(tmp_path / "recipes/mine.toml") in load(tmp_path, DERIVED).inputs
+
+
+def test_a_recipe_that_changed_meanwhile_is_not_used(tmp_path: Path) -> None:
+    base = base_of(plan(tmp_path, DERIVED))
+    _file(tmp_path, DERIVED + 'components = ["main", "contrib"]\n')
+    with pytest.raises(DefinitionError) as caught:
+        recipe_of(base)
+    assert "changed since the definition was read" in caught.value.brief
+
+
+def test_the_name_of_a_shipped_one_is_taken(tmp_path: Path) -> None:
+    with pytest.raises(DefinitionError) as caught:
+        load(tmp_path, DERIVED, MACHINE.replace("mine", "debian"), "debian")
+    assert "'debian' is the name of a recipe of Roost's" in caught.value.brief
+    assert 'extends = "debian"' in caught.value.hint
+
+
+def test_it_is_among_the_names_to_suggest(tmp_path: Path) -> None:
+    with pytest.raises(DefinitionError) as caught:
+        load(tmp_path, DERIVED, MACHINE.replace('"mine"', '"mina"'))
+    assert "unknown distribution 'mina', did you mean 'mine'?" in caught.value.details
+
+
+WRONG = {
+    "unknown key": ('extnds = "debian"', "extnds: unknown key, did you mean 'extends'?"),
+    "type": (DERIVED + "version = '1'", "2: version: expected an integer, got a string"),
+    "unknown parent": ('extends = "debain"', "1: extends: Roost ships no recipe 'debain', did you mean 'debian'?"),
+    "another name": (DERIVED + 'name = "other"', "2: name: the file is called mine.toml"),
+    "family": (DERIVED + 'family = "atp"', "2: family: unknown family of distributions, did you mean 'apt'?"),
+    "bootstrap": (DERIVED + 'bootstraps = ["dnf"]', "2: bootstraps[0]: this family has no 'dnf': mmdebstrap, debootstrap"),
+    "variant": (DERIVED + 'variant = "tiny"', "2: variant: no variant 'tiny': it has minbase"),
+    "mirror": (DERIVED + 'mirrors = { main = "http://u:p@m.example/" }', "2: mirrors.main: no user or password here"),
+    "keyring": (DERIVED + 'keyring = "none.gpg"', "2: keyring: none.gpg: No such file or directory"),
+    "architecture": (
+        DERIVED + '[releases.x]\nsuites = [{ name = "x" }]\narchitectures = ["amd46"]',
+        "4: releases.x.architectures[0]: 'amd46' is not among the recipe's: amd64",
+    ),
+    "suites": (DERIVED + "[releases.x]", "2: releases.x.suites: there is none"),
+    "first suite": (DERIVED + '[releases.x]\nsuites = [{ name = "y" }]', "3: releases.x.suites[0].name: the first suite bears"),
+    "suite's mirror": (
+        DERIVED + '[releases.x]\nsuites = [{ name = "x", mirror = "m" }]',
+        "3: releases.x.suites[0].mirror: no mirror 'm': there are main, security",
+    ),
+    "path": (WHOLE.replace("{release}/", "{relase}/"), "suites[0].path: not a path '{relase}/{architecture}/'"),
+    "packages": (WHOLE.replace('packages = { minimal = ["bash", "dnf"] }', ""), "no packages are said for the variant"),
+    "set": (DERIVED + '[sets]\nx = ["a b"]', "3: sets.x[0]: not a package 'a b'"),
+    "set's name": (DERIVED + '[sets]\nX = ["a"]', "3: sets.X: a set's name has a-z"),
+    "no release": (DERIVED + "inherit-releases = false", "releases: there is no release"),
+    "a key of another's": (DERIVED + 'mirrors-of = "debian"', "2: mirrors-of: unknown key"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_a_mistake_has_a_line(tmp_path: Path, case: str) -> None:
+    own, says = WRONG[case]
+    assert [line for line in told(tmp_path, own + "\n") if says in line], told(tmp_path, own + "\n")
+
+
+def test_every_mistake_is_told_at_once(tmp_path: Path) -> None:
+    assert len(told(tmp_path, DERIVED + 'family = "x"\nvariant = "y"\nkeyring = "z"\n')) == 3
+    missing = told(tmp_path, 'family = "dnf"\n')
+    assert {line.split(": ")[1] for line in missing} >= {
+        "mirrors",
+        "keyring",
+        "releases",
+        "architectures",
+        "bootstraps",
+    }
+    assert all("missing" in line for line in missing)
+    assert told(tmp_path, "x = \n")[0].startswith("1: Invalid value")
+
+
+def _file(path: Path, text: str) -> Path:
+    (path / "recipes").mkdir(exist_ok=True)
+    file = path / "recipes/mine.toml"
+    file.write_text(text)
+    return file
