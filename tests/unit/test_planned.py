@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import struct
 import subprocess
 import sys
@@ -104,7 +105,7 @@ def test_each_layer_has_its_commands(tmp_path: Path) -> None:
     done = call(tmp_path, "-v")
     said = done.stdout
     assert "\n  mmdebstrap\n    mmdebstrap --mode=root " in said
-    assert "\n  install 4 packages (inside)\n    /bin/sh -c <35 lines> install build-essential " in said
+    assert re.search(r"\n  install 4 packages \(inside\)\n    /bin/sh -c <\d+ lines> install build-essential ", said)
     assert "add-user sai 883 nogroup /home/sai /bin/sh" in said
     assert "\n  - updates: https://archives.fedoraproject.org/pub/archive/fedora/linux/updates/32/" in said
     assert "\n  - archived in May 2021: no more updates\n" in said
