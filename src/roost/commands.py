@@ -84,9 +84,20 @@ def of_base(base: Base, recipe: Recipe, family: Family, host: Any) -> tuple[Comm
     )
     inside = family.finish(base, recipe, host=host)
     return (
-        Command(step=base.bootstrap, argv=made.argv, host=True, env=made.env, files=made.files),
+        *(Command(step="archive", argv=_words(one), host=True) for one in getattr(made, "archives", ())),
+        *(
+            (Command(step=base.bootstrap, argv=made.argv, host=True, env=made.env, files=made.files),)
+            if made.argv
+            else ()
+        ),
         Command(step="finish", argv=inside.argv, stdin=inside.stdin),
     )
+
+
+def _words(archive: Any) -> tuple[str, ...]:
+    """An archive that is downloaded, checked and unpacked by Roost itself."""
+    known = {name: getattr(archive, name) for name in archive.__struct_fields__ if name not in ("url", "keys")}
+    return (archive.url, *(f"{name}={value}" for name, value in known.items() if value))
 
 
 def of_contents(contents: Contents, family: Family) -> tuple[Command, ...]:

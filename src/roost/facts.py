@@ -90,7 +90,7 @@ def _facts(data: Recipe, own: OwnRecipe | None) -> DistributionFacts:
 def _age(name: str, data: Recipe) -> tuple[bool, list[int]]:
     """What has no number is newer than all that have one."""
     version = data.releases[name].version or (name if name[:1].isdigit() else "")
-    numbers = [int(word) for word in version.replace("-", ".").split(".") if word.isdigit()]
+    numbers = [int(word) for word in version.lstrip("v").replace("-", ".").split(".") if word.isdigit()]
     return not numbers, numbers
 
 

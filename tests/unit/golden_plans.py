@@ -54,6 +54,7 @@ cWefTApUO0kA/2fvsQ4GhI9U9szJTkppTGGS5dXtYDrYswumco7xbwQM
 CONTENTS = Contents(
     name="golden",
     packages=("git", "make"),
+    remove_packages=("nano",),
     users=(User(name="sai", uid=883, groups=["dialout"], sudo="nopasswd"),),
     files=(FileContent(path="/etc/motd", content=b"built by roost\n", mode=0o644, owner="root", group="root"),),
     scripts=(Script(name="script 1", content=b"#!/bin/sh\nldconfig\n"),),
@@ -144,6 +145,9 @@ def _family(name: str) -> Iterator[str]:
     yield ""
     yield "--- without an init"
     yield from _commands(lambda: commands.of_contents(Contents(name="", packages=("git",)), family(name)), None)
+    yield ""
+    yield "--- upgraded"
+    yield from _commands(lambda: commands.of_contents(Contents(name="", upgrade=True), family(name)), None)
     if one is not None:
         release = facts.of_distribution(one.name).releases[0]  # type: ignore[union-attr]
         yield from ("", f"=== {name}: scripts of a base ({one.name} {release})")
@@ -165,6 +169,9 @@ def _base_scripts(one: Recipe, release: str) -> Iterator[str]:
             for word in command.argv:
                 if word.count("\n") > LINES:
                     yield from ("", f"--- {command.step}", *_indented(word, "    "))
+            for name, content in sorted(command.files.items()):
+                if content.startswith(b"#!"):
+                    yield from ("", f"--- {command.step}: {name}", *_indented(content.decode(), "    "))
 
 
 def _commands(made: Any, most: int | None) -> Iterator[str]:
@@ -213,6 +220,8 @@ def _stdin(content: bytes) -> Iterator[str]:
 def _content(content: bytes) -> list[str]:
     if content.count(b"-----BEGIN PGP") or b"\0" in content:
         return ["    | (keys)"]
+    if content.startswith(b"#!") and content.count(b"\n") > LINES:
+        return [f"    <a script of {content.count(bytes([10]))} lines>"]
     return _indented(content.decode(), "    | ") if content.strip() else ["    | (empty)"]
 
 
