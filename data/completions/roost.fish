@@ -43,7 +43,7 @@ complete -c roost -s f -l file -r -F -d 'the definition (default: ./roost.toml, 
 complete -c roost -l state -x -a '(__fish_complete_directories)' -d 'keep everything below DIR (default: $ROOST_STATE, else /var/lib/roost)'
 complete -c roost -l json -d 'print results as one JSON document'
 complete -c roost -s q -l quiet -d 'print no progress'
-complete -c roost -s v -l verbose -d 'print everything that the steps of layers say'
+complete -c roost -s v -l verbose -d 'print everything that the steps of layers say; of a plan, the commands of each layer'
 complete -c roost -n __fish_use_subcommand -l version -d 'print the version'
 complete -c roost -n __fish_use_subcommand -f -a init -d 'write a commented starter definition'
 complete -c roost -n '__fish_seen_subcommand_from init' -l force -d 'replace a file that exists'

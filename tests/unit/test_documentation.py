@@ -10,7 +10,7 @@ from msgspec import structs
 
 from roost import facts
 from roost.definition import load, model
-from roost.distro.recipe import RECIPES
+from roost.distro.recipe import RECIPES, Recipe, Release, Suite
 from roost.plan import Known, make
 
 ROOT = Path(__file__).parents[2]
@@ -50,7 +50,17 @@ def test_every_key_is_described(table: type) -> None:
 
 def test_no_row_describes_a_key_that_there_is_not() -> None:
     rows = re.findall(r"^\| `([a-z0-9-]+)` \|", (ROOT / "docs/definition.md").read_text(), re.MULTILINE)
-    assert set(rows) <= {field.encode_name for table in TABLES for field in structs.fields(table)}
+    own = {"extends", "inherit-releases"}
+    assert set(rows) <= own | {field.encode_name for table in (*TABLES, Recipe) for field in structs.fields(table)}
+
+
+@pytest.mark.parametrize("table", [Recipe, Release, Suite, model.Obsolete], ids=lambda table: table.__name__)
+def test_every_key_of_a_recipe_is_described(table: type) -> None:
+    _, _, section = (ROOT / "docs/definition.md").read_text().partition("\n## Own distributions\n")
+    section, _, _ = section.partition("\n### Families\n")
+    keys = {field.encode_name for field in structs.fields(table)} - {"mirrors-of"}
+    words = set(re.findall(r"\b[a-z]+(?:-[a-z]+)*\b", " ".join(re.findall(r"`([^`]*)`", section))))
+    assert keys <= words
 
 
 EXAMPLES = [pytest.param(text, id=f"{page}:{line}") for page in PAGES for line, text in examples(page)]

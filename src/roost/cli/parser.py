@@ -126,7 +126,11 @@ def add_common(
     group.add_argument("--json", action="store_true", help="print results as one JSON document", **flag)
     group.add_argument("-q", "--quiet", action="store_true", help="print no progress", **flag)
     group.add_argument(
-        "-v", "--verbose", action="store_true", help="print everything that the steps of layers say", **flag
+        "-v",
+        "--verbose",
+        action="store_true",
+        help="print everything that the steps of layers say; of a plan, the commands of each layer",
+        **flag,
     )
 
 
