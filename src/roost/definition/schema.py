@@ -10,7 +10,9 @@ from roost.definition.checks import FAMILIES
 from roost.definition.model import Definition
 from roost.definition.recipes import RECIPES
 
-_PACKAGES = "A list of packages and sets (@NAME) for every family, or one list per family of distributions (apt, dnf, ...)."
+_PACKAGES = (
+    "A list of packages and sets (@NAME) for every family, or one list per family of distributions (apt, dnf, ...)."
+)
 _REMOVED = "Packages that are removed once the layer's own are installed: a list for every family, or one per family."
 _USER = "An account, or a list of them, made in the layer."
 _FILES = "Files put into the layer, by their absolute path in the machine."
