@@ -91,7 +91,7 @@ class Keeping:
         """The packages of a layer with all below it: name → version; empty when the layers have no list of them."""
         from roost.packages import Lists
 
-        return Lists(self.store).of((*layer.parents, layer.digest), layer.family)
+        return Lists(self.store).of((*layer.parents, layer.digest), layer.family) or {}
 
     def installed(self, layer: LayerRecord) -> list[Installed]:
         """The packages of a layer with all below it, each with the layer that brought it or changed it last."""

@@ -40,8 +40,8 @@ class Lists:
         self._store = store
         self._read: dict[tuple[str, str], dict[str, str] | None] = {}
 
-    def of(self, chain: Sequence[str], family: str) -> dict[str, str]:
-        """Name → version of what layers, the base first, have together; empty when none of them has a list."""
+    def of(self, chain: Sequence[str], family: str) -> dict[str, str] | None:
+        """Name → version of what layers, the base first, have together; None when none of them has a list."""
         manager = family_of_tree(family)
         for digest in reversed(chain):
             key = (digest, manager.NAME)
@@ -50,7 +50,7 @@ class Lists:
                 self._read[key] = None if status is None else manager.packages(status)
             if (found := self._read[key]) is not None:
                 return found
-        return {}
+        return None
 
 
 def installed(store: Store, layer: LayerRecord) -> list[Installed]:

@@ -33,7 +33,7 @@ class Updated(Struct, frozen=True, kw_only=True):
     """A layer that was made in the place of another.
 
     ``before`` is that one's digest, empty when it is not known any more, or when there was none. ``changes`` are those
-    of its packages that no layer below it shows. ``compared``: whether there was anything to compare with.
+    of its packages that no layer below it shows. ``compared``: whether there was a list of packages to compare with.
     """
 
     layer: str
@@ -75,7 +75,9 @@ class Update:
             parent = before
             if before == layer.digest:
                 continue
-            if layer.facts.get("scripts") or self._packages(before, layer) != self._packages(layer.digest, layer):
+            if layer.facts.get("scripts"):
+                return False
+            if self._packages(before, layer.family) != self._packages(layer.digest, layer.family):
                 return False
             if layer.kind != "upgrade" and self._settings(before) != self._settings(layer.digest):
                 return False
@@ -85,13 +87,13 @@ class Update:
         found = settings(f"{self._store.state}/layers/{digest}/manifest", b"etc")
         return {path: words for path, words in found.items() if path not in _DATED}
 
-    def _packages(self, digest: str, layer: LayerPlan) -> dict[str, str] | None:
-        """Of a layer that stands in the place of ``layer``; None when it is not there any more."""
+    def _packages(self, digest: str, family: str) -> dict[str, str] | None:
+        """Of a layer with all below it; None when it is not there any more, or nobody listed them."""
         try:
             chain = (*self._store.layer(digest).parents, digest)
         except StoreError:
             return None
-        return self._lists.of(chain, layer.family)
+        return self._lists.of(chain, family)
 
     def discard(self, digests: set[str]) -> None:
         """Removes layers that were made for nothing, what is above first; one that somebody uses already stays."""
@@ -120,26 +122,33 @@ class Update:
                     )  # fmt: skip
         return tuple(found.values())
 
+    def _family(self, item: MachinePlan) -> str:
+        """As it was found in the tree, which a plan of a given one does not say of each of its layers."""
+        with contextlib.suppress(StoreError):
+            return next((one for digest in reversed(item.layers) if (one := self._store.layer(digest).family)), "")
+        return ""
+
     def _of_machine(self, item: MachinePlan, layers: Mapping[str, LayerPlan]) -> list[Updated]:
         last = self._last.get(item.machine.name, {})
+        family = self._family(item)
         found = []
         before: dict[str, str] | None = None
         below: set[Change] = set()
         for number, digest in enumerate(item.layers):
             layer = layers.get(digest)
+            after = self._lists.of(item.layers[: number + 1], family)
             if layer is None:  # a committed one, which is what it was
-                family = next((one.family for one in layers.values() if one.digest in item.layers), "")
-                before = self._lists.of(item.layers[: number + 1], family)
+                before = after
                 continue
-            after = self._lists.of(item.layers[: number + 1], layer.family)
             earlier = last.get(_role(layer), "")
             if earlier:
-                before = self._packages(earlier, layer)
-            changes = () if before is None else compare(before, after)
+                before = self._packages(earlier, family)
+            known = before is not None and after is not None
+            changes = compare(before or {}, after or {}) if known else ()
             if digest != earlier:
                 new = tuple(change for change in changes if change not in below)
                 found.append(
-                    Updated(layer=layer.name, digest=digest, before=earlier, machines=(), changes=new, compared=before is not None)
+                    Updated(layer=layer.name, digest=digest, before=earlier, machines=(), changes=new, compared=known)
                 )  # fmt: skip
             below = set(changes)
         return found

@@ -207,26 +207,32 @@ def _verb(layer: LayerPlan) -> Painted:
 
 def build(options: argparse.Namespace) -> int:
     """``roost build``."""
+    from roost.cli.updated import tell
+    from roost.errors import Error
+
     began = time.monotonic()
     with watched(options) as (watch, _):
         manager = roost.Manager(definition(options), state=options.state, watch=watch)
         for cleared in manager.prepare():
             say(f"cleared what a killed process left: {cleared}")
-        made = manager.build(
-            options.machines,
-            jobs=options.jobs,
-            keep_failed=options.keep_failed,
-            verify=options.verify,
-            update=options.update,
-        )
+        try:
+            made = manager.build(
+                options.machines,
+                jobs=options.jobs,
+                keep_failed=options.keep_failed,
+                verify=options.verify,
+                update=options.update,
+            )
+        except Error:  # what was made all the same is there to stay
+            if manager.updated and not options.json and not options.quiet:
+                tell(manager.updated)
+            raise
     layers = [{"name": x.name, "digest": x.digest, "made": x.verb == "build", "reason": x.reason} for x in made.layers]
     if options.json:
         more = {} if manager.updated is None else {"updated": manager.updated}
         print_json({"layers": layers, "seconds": round(time.monotonic() - began, 3), **more})
     if not options.json and not options.quiet:
         if manager.updated is not None:
-            from roost.cli.updated import tell
-
             tell(manager.updated)
         new = len(made.to_build)
         what = (

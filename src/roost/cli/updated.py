@@ -52,7 +52,7 @@ def summary(updated: Sequence[Updated]) -> str:
         return f"packages: {', '.join(parts)}, in {_count(layers)}"
     new = sum(not one.compared for one in updated)
     if new:
-        return f"there is nothing to compare {_count(new)} with: made for the first time"
+        return f"{_count(new)} made for the first time, or in the place of what has no list of packages: nothing to compare"
     if updated:
         return f"no package changed; {_count(len(updated))} may differ otherwise, by scripts or settings"
     return "nothing changed: the layers that were there stay"

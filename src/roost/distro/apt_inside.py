@@ -121,8 +121,10 @@ _UPGRADE = (
     "set -eu"
     + APT
     + """
-update
-apt-get -q -y --no-install-recommends $trusted dist-upgrade </dev/null
+if command -v apt-get >/dev/null; then
+    update
+    apt-get -q -y --no-install-recommends $trusted dist-upgrade </dev/null
+fi
 """
 )
 

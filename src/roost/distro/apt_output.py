@@ -94,7 +94,7 @@ _KNOWN: tuple[tuple[str, str, str], ...] = (
     (
         r"\w+ packages were removed and -y was used|problems and -y was used without --force-yes",
         "the system cannot do without what would be removed",
-        "the lines before name it: take it out of remove-packages",
+        "the lines above name it: take it out of remove-packages",
     ),
     (
         r"(?:The repository '|Failed getting release signature file )([^'\n]+?)(?:' is not signed|\n|$)",

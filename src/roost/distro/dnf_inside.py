@@ -82,7 +82,12 @@ get() {{
     done
 }}
 drop() {{ manage remove "$@"; }}
-bring_up() {{ manage upgrade; }}
+bring_up() {{
+    [ -n "$manager" ] || return 0
+    for file in {REPOS}/*.repo; do
+        if [ -e "$file" ]; then manage upgrade; return; fi
+    done
+}}
 end() {{
     status=$?
     trap - EXIT

@@ -197,6 +197,7 @@ for package in $(pacman -T $init systemd dbus util-linux); do set -- "$@" "$pack
 
 # A bootstrap tarball has no mirrors: a layer above it brings them, and upgrades all when it installs something.
 _UPGRADE = """
+command -v pacman >/dev/null || exit 0
 servers=
 for repository in $(pacman-conf --repo-list); do
     servers=$servers$(pacman-conf --repo "$repository" Server)

@@ -209,7 +209,10 @@ class Family(Protocol):
         """Removes packages, with their settings and what nothing needs any more. What is not installed is no error."""
 
     def upgrade(self) -> Inside:
-        """Brings every installed package up to what the repositories have, and leaves no lists or downloaded files."""
+        """Brings every installed package up to what the repositories have, and leaves no lists or downloaded files.
+
+        A tree that lacks the package manager or its repositories, as images may, stays as it is.
+        """
 
     def set_locale(self, name: str) -> Inside:
         """Makes a locale and the machine's default of it."""

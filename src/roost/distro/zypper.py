@@ -86,6 +86,10 @@ get() {{
 }}
 drop() {{ manage --no-refresh --disable-repositories remove --clean-deps "$@"; }}
 bring_up() {{
+    command -v zypper >/dev/null || return 0
+    for file in {REPOS}/*.repo; do
+        [ -e "$file" ] || return 0
+    done
     manage refresh
     manage --no-refresh dist-upgrade --no-recommends --auto-agree-with-licenses
 }}
