@@ -100,8 +100,10 @@ def test_the_mirror_that_is_not_there_is_named(output: str, mirror: str) -> None
             "auth.conf",
         ),
         (
-            "Err:3 http://m.example x\n  Error reading from server. Remote end closed connection [IP: 192.0.2.1 80]\n"
-            "E: Failed to fetch http://m.example/pool/x_1.deb  Error reading from server. Remote end closed connection [IP: ]",
+            (
+                "Err:3 http://m.example x\n  Error reading from server. Remote end closed connection [IP: 192.0.2.1 80]\n"
+                "E: Failed to fetch http://m.example/pool/x_1.deb  Error reading from server. Remote end closed connection [IP: ]"
+            ),
             "cannot be downloaded whole: http://m.example/pool/x_1.deb",
             "try again",
         ),
@@ -121,8 +123,10 @@ def test_the_mirror_that_is_not_there_is_named(output: str, mirror: str) -> None
             "copies",
         ),
         (
-            "E: Failed getting release file http://m.example/dists/stretch/Release\n"
-            "roost: archived: debian stretch is archived, and at http://archive.debian.org/debian",
+            (
+                "E: Failed getting release file http://m.example/dists/stretch/Release\n"
+                "roost: archived: debian stretch is archived, and at http://archive.debian.org/debian"
+            ),
             "the mirror does not have it",
             "debian stretch is archived: its mirror is http://archive.debian.org/debian",
         ),

@@ -148,8 +148,10 @@ _KNOWN: tuple[tuple[str, str, str], ...] = (
     ),
     (r"Failed to fetch (\S+) +404", _NOT_FOUND, _MISSING),
     (
-        r"Failed to fetch (\S+) +(?:Error reading from server|Connection closed|Undetermined)"
-        r"|Couldn't download package \S+ \(.*\) at (\S+)",
+        (
+            r"Failed to fetch (\S+) +(?:Error reading from server|Connection closed|Undetermined)"
+            r"|Couldn't download package \S+ \(.*\) at (\S+)"
+        ),
         "cannot be downloaded whole: {what}",
         "try again in a moment, or use another mirror",
     ),
