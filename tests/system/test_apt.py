@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import tempfile
@@ -11,8 +12,10 @@ import pytest
 
 from roost.distro.recipe import recipe
 from system.deb_rig import Archive, Key, base_files, common, throwaway_key, with_init
+from system.faults import Worker
 from system.rig import Rig
 from system.rpm_rig import run, served
+from system.scenes import DEFINITION, World, wrong
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -208,6 +211,26 @@ def test_an_image_without_certificates_and_a_mirror_by_https(ubuntu: Rig, mirror
     assert rig.run("hello; find / -xdev -name '*certificates*' -type f", machine="image").text == "post configure\n"
 
 
+def test_a_killed_bootstrap_leaves_nothing(new_store: Callable[[], str], mirrors: Mirrors, tmp_path: Path) -> None:
+    """Neither in the store nor of the mirror, which was seen in the tree meanwhile."""
+    slow = Archive(tmp_path / "mirror", tmp_path)
+    slow.adopt(mirrors.archive)
+    waits = slow.package("waits", essential=True, scripts={"postinst": "#!/bin/sh\nsleep 60\n"})
+    slow.suite("focal", [*mirrors.split, waits, "base-files_20.04ubuntu"], mirrors.good)
+    slow.suite("focal-updates", [], mirrors.good)
+    before = {path.name: path.stat().st_size for path in (slow.directory / "pool").iterdir()}
+    with contextlib.closing(Worker()) as worker:
+        world = World(worker, new_store(), tmp_path)
+        (tmp_path / "roost.toml").write_text(DEFINITION + slow.machine("ubuntu", "focal", mirrors.good))
+        killed = world("build", "focal", timeout=4)
+        assert killed.status == -9
+        assert not killed.lingering
+        assert "cleared" in world("layer", "list").said
+        assert not wrong(world.state)
+        assert world.listed("layers") == {"7" * 64}
+    assert {path.name: path.stat().st_size for path in (slow.directory / "pool").iterdir()} == before
+
+
 # -- what is refused
 
 
@@ -255,6 +278,9 @@ def test_a_package_that_is_not_what_the_list_says(empty: Rig, mirrors: Mirrors, 
     with served(bad.directory) as server:
         empty.define(bad.machine("ubuntu", "focal", mirrors.good, mirror=server.url))
         refused(empty, "the mirror changed while it was read")
+    empty.define(bad.machine("ubuntu", "focal", mirrors.good))
+    refused(empty, "the mirror changed while it was read")
+    assert len(os.listdir(bad.directory / "pool")) == len(os.listdir(mirrors.archive.directory / "pool"))
 
 
 @pytest.mark.parametrize("bootstrap", ["mmdebstrap", "debootstrap"])

@@ -99,6 +99,42 @@ def test_the_mirror_that_is_not_there_is_named(output: str, mirror: str) -> None
             "refuses access",
             "auth.conf",
         ),
+        (
+            (
+                "Err:3 http://m.example x\n  Error reading from server. Remote end closed connection [IP: 192.0.2.1 80]\n"
+                "E: Failed to fetch http://m.example/pool/x_1.deb  Error reading from server. Remote end closed connection [IP: ]"
+            ),
+            "cannot be downloaded whole: http://m.example/pool/x_1.deb",
+            "try again",
+        ),
+        (
+            "W: Couldn't download package libc6 (ver 1 arch amd64) at http://m.example/pool/libc6_1_amd64.deb",
+            "cannot be downloaded whole: http://m.example/pool/libc6_1_amd64.deb",
+            "try again",
+        ),
+        (
+            "E: The repository 'http://m.example focal Release' is not signed.",
+            "not signed: http://m.example focal Release",
+            "copies",
+        ),
+        (
+            "E: Failed getting release signature file http://m.example/dists/focal/Release.gpg",
+            "not signed: http://m.example/dists/focal/Release.gpg",
+            "copies",
+        ),
+        (
+            (
+                "E: Failed getting release file http://m.example/dists/stretch/Release\n"
+                "roost: archived: debian stretch is archived, and at http://archive.debian.org/debian"
+            ),
+            "the mirror does not have it",
+            "debian stretch is archived: its mirror is http://archive.debian.org/debian",
+        ),
+        (
+            "  Certificate verification failed: The certificate is NOT trusted.  Could not handshake: Error in the certificate",
+            "certificate is not trusted",
+            "ca-certificates",
+        ),
         ("E: Unable to locate package libfoo-dev", "libfoo-dev", "components"),
         ("E: Package 'vim' has no installation candidate", "vim cannot be installed", "components"),
         ("dpkg: error processing archive: cannot copy: No space left on device", "disk is full", "roost gc"),

@@ -121,9 +121,11 @@ def bootstrap(
     """
     places = _Places(os.fspath(target), os.fspath(private), os.fspath(archives))
     sources = _resolve(base, recipe, host)
-    for path in (places.target, places.private, places.archives, *_local(line.uri for line in sources.lines)):
+    mirrors = _local(line.uri for line in sources.lines)
+    for path in (places.target, places.private, places.archives, *mirrors):
         if not re.fullmatch(r"/[\w./+@%=~-]*", path):  # they are put into scripts and configuration files
-            raise HostError(f"apt's files cannot hold this path: {path!r}", hint="choose another --state directory")
+            hint = "a mirror with another path, or by http" if path in mirrors else "choose another --state directory"
+            raise HostError(f"apt's files cannot hold this path: {path!r}", hint=hint)
     if base.bootstrap == "debootstrap":
         return _debootstrap(base, recipe, sources, places)
     return _mmdebstrap(base, recipe, sources, places, host)

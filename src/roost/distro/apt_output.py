@@ -147,6 +147,14 @@ _KNOWN: tuple[tuple[str, str, str], ...] = (
         "`timedatectl list-timezones` has their names",
     ),
     (r"Failed to fetch (\S+) +404", _NOT_FOUND, _MISSING),
+    (
+        (
+            r"Failed to fetch (\S+) +(?:Error reading from server|Connection closed|Undetermined)"
+            r"|Couldn't download package \S+ \(.*\) at (\S+)"
+        ),
+        "cannot be downloaded whole: {what}",
+        "try again in a moment, or use another mirror",
+    ),
     (r"unmet dependencies", "packages contradict each other", "the lines before the last one name them"),
     (
         r"Exec format error|Unable to execute target architecture|arch-test|cannot be executed",
