@@ -27,6 +27,7 @@ _NATIVE = {"amd64": ("i386",), "arm64": ("armhf", "armel")}  # that a processor 
 # _exit(0): `mov eax, 1; xor ebx, ebx; int 0x80` and `mov r7, #1; mov r0, #0; svc 0`
 _ARM_EXIT = bytes.fromhex("0170a0e30000a0e3000000ef")
 _EXITS = {"i386": bytes.fromhex("b80100000031dbcd80"), "armhf": _ARM_EXIT, "armel": _ARM_EXIT}
+_MFD_EXEC = 0x10  # linux/memfd.h; since Linux 6.3, where it is wanted if sysctl vm.memfd_noexec is set
 _ADDRESS = 0x10000  # where that program is loaded: a page's beginning, however large pages are
 
 
@@ -115,7 +116,10 @@ def runs_natively(architecture: str) -> bool:
     if architecture not in _NATIVE.get(architectures.of_host(), ()):
         return False
     program = _smallest(architecture)
-    fd = os.memfd_create("roost-try", os.MFD_CLOEXEC)
+    try:
+        fd = os.memfd_create("roost-try", os.MFD_CLOEXEC | _MFD_EXEC)
+    except OSError:
+        fd = os.memfd_create("roost-try", os.MFD_CLOEXEC)
     try:
         os.write(fd, program)
         return runner.reap(runner.fork(lambda: _execute(fd))) == 0
