@@ -35,10 +35,12 @@ static const long odd[] = {-1, -2, 0x3fffffff, 0x7fffffff, 0x80000000, 0xfffffff
 
 /* Not syscall(3): a vfork must not return twice from a function. */
 #ifdef I386 /* the calls of programs 32 bits wide, which any may make */
-enum { FORK = 2, VFORK = 190, SUSPEND = 72 }; /* sigsuspend takes the mask itself, and waits with all signals blocked */
+/* sigsuspend takes the mask itself, and waits with all signals blocked */
+enum { FORK = 2, VFORK = 190, SUSPEND = 72 };
 static inline long call(long nr) {
     int result;
-    __asm__ volatile("int $0x80" : "=a"(result) : "a"((int) nr), "b"(-1), "c"(-1), "d"(-1), "S"(-1), "D"(-1) : "r8", "r9", "r10", "r11", "memory");
+    __asm__ volatile("int $0x80" : "=a"(result) : "a"((int) nr), "b"(-1), "c"(-1), "d"(-1), "S"(-1), "D"(-1)
+                     : "r8", "r9", "r10", "r11", "memory");
     return result;
 }
 #else

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import pytest
-
 from definition_facts import load_text, mistakes
+
 from roost.engine.spec import EMULATOR, REGISTRATION, Emulated, Spec, nspawn_argv
 from roost.host import architectures, foreign
 from roost.structs import replace
@@ -16,10 +16,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def header(bits: int, order: str, machine: int, flags: int = 0) -> bytes:
+def header(bits: int, word: Literal["little", "big"], machine: int, flags: int = 0) -> bytes:
     """An ELF header with that in it."""
-    word = "little" if order == "little" else "big"
-    start = b"\x7fELF" + bytes((bits // 32, 1 if order == "little" else 2, 1)) + bytes(9)
+    start = b"\x7fELF" + bytes((bits // 32, 1 if word == "little" else 2, 1)) + bytes(9)
     rest = (2).to_bytes(2, word) + machine.to_bytes(2, word) + bytes(16 if bits == 32 else 28) + flags.to_bytes(4, word)
     return (start + rest).ljust(64, b"\0")
 
