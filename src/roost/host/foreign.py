@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 REGISTERED = "/proc/sys/fs/binfmt_misc"
 OWN_SINCE = "6.7"
 _PERSONALITIES = {"i386": "x86"}  # systemd-nspawn(1), --personality=: what uname(2) says
+_PER_LINUX32 = 8  # linux/personality.h
 _NATIVE = {"amd64": ("i386",), "arm64": ("armhf", "armel")}  # that a processor may have: it is tried
 # _exit(0): `mov eax, 1; xor ebx, ebx; int 0x80` and `mov r7, #1; mov r0, #0; svc 0`
 _ARM_EXIT = bytes.fromhex("0170a0e30000a0e3000000ef")
@@ -41,6 +42,11 @@ class Way(Struct, frozen=True, kw_only=True):
     architecture: str
     personality: str = ""
     emulator: str = ""
+
+    @property
+    def is_special(self) -> bool:
+        """Whether something has to be done for its programs to run as they should."""
+        return bool(self.personality or self.emulator)
 
     def registration(self, path: str) -> bytes:
         """What binfmt_misc is told, for an emulator that is seen at ``path``.
@@ -254,7 +260,13 @@ def emulating(way: Way, function: Callable[[], Any]) -> Any:
     """The value of ``function``, called where programs of that architecture are run; see ``runner.in_child``."""
 
     def work() -> Any:
-        enter(way)
+        from roost.host import syscalls
+
+        if way.personality:
+            syscalls.personality(_PER_LINUX32)
+        else:
+            enter(way)
+            runner.die_with_parent()  # again: the credentials are others
         return function()
 
-    return runner.in_child(work) if way.emulator else function()
+    return runner.in_child(work) if way.is_special else function()
