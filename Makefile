@@ -11,7 +11,7 @@ unexport PYTHONDONTWRITEBYTECODE
 # what Roost uses, then what building and testing it does
 DEBIAN := systemd-container mmdebstrap debootstrap debian-archive-keyring util-linux coreutils \
           gcc libc6-dev make groff-base busybox-static python3 python3-venv git iproute2 procps e2fsprogs xfsprogs libarchive-tools xz-utils gpg gpg-agent apt-utils dnf rpm createrepo-c zypper pacman-package-manager makepkg ca-certificates openssl nftables \
-          zstd gpgv skopeo umoci docker-registry secilc checkpolicy policycoreutils
+          qemu-user-static zstd gpgv skopeo umoci docker-registry secilc checkpolicy policycoreutils
 # what `make bench-peers` compares with: nothing else needs it
 PEERS := podman crun conmon schroot debspawn sbuild mmdebstrap debootstrap bubblewrap uidmap zstd
 

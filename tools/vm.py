@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
+from roost.host import foreign
 from system.vm import Vm, started
 
 if TYPE_CHECKING:
@@ -144,6 +145,31 @@ def see_network(vm: Vm) -> str:
     return "a listener that knows no way back saw the peer 198.51.100.1; the VM's own uplink was reached"
 
 
+def see_architectures(vm: Vm) -> str:
+    """arm64 by the host's own binfmt_misc, on a kernel that has no other."""
+    vm.define('[machines.arm]\nfrom = "dir:/srv/arm64"\nprivate-users = false\n', over="")
+    vm.ok("ln -sf /srv/qemu-aarch64-static /usr/local/bin")
+    refused = vm("roost run arm -- uname -m")
+    assert refused.status != 0, refused
+    assert "cannot run programs of arm64" in refused.said, refused
+    vm.define('[machines.arm]\nfrom = "dir:/srv/arm64"\nscripts = ["uname -m > /made-on"]\n', over="")
+    old = vm("roost build")
+    assert "Linux 6.7 can" in old.said, old
+    line = foreign.Way(architecture="arm64").registration("/srv/qemu-aarch64-static").decode()
+    for flags, said in (("OP", "without the flag F"), ("FOP", "")):
+        vm.put("/etc/binfmt.d/qemu-aarch64.conf", line.removesuffix("FOP") + flags + "\n")
+        vm.ok("systemctl restart systemd-binfmt")
+        built = vm("roost build", timeout=120)
+        assert (said in built.said) if said else (built.status == 0), built
+    done = vm("roost run arm -- sh -c 'uname -m; cat /made-on; ls /proc/sys/fs/binfmt_misc; exit 3'")
+    assert (done.text.split(), done.status) == (["aarch64", "aarch64"], 3), done
+    (told,) = (one for one in json.loads(vm("roost doctor --json").out) if one["name"] == "architectures")
+    assert "by binfmt_misc: arm64" in told["found"], told
+    vm.define('[machines.arm]\nfrom = "dir:/srv/arm64"\nprivate-users = false\n', over="")
+    assert vm.ok("roost run arm -- uname -m") == "aarch64"
+    return f"refused before, and without the flag F; then {done.text.split()[0]} by systemd-binfmt; doctor: {told['found']}"
+
+
 def see_boot(vm: Vm, *, script: str) -> str:
     vm.define(guest('memory = "200M", tasks = 300'), over="")
     vm.roost("up", "guest")
@@ -188,6 +214,7 @@ def see_removed(vm: Vm) -> str:
 STEPS: dict[str, Callable[[Vm], str]] = {
     "host": see_host, "up": see_up, "memory": see_memory, "tasks": see_tasks, "changed limits": see_change, "runs": see_run,
     "network": see_network, "reboot": functools.partial(see_boot, script="systemctl reboot"),
+    "architectures": see_architectures,
     "network then": see_network, "power cut": functools.partial(see_boot, script="echo b > /proc/sysrq-trigger"),
     "revert": see_lost_drop_in, "remove": see_removed,
 }  # fmt: skip

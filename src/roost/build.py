@@ -270,7 +270,7 @@ class LayerMaker:
     def _on_host(self, command: runner.Command) -> None:
         way = foreign.find(self._architecture)
         status, output = foreign.emulating(way, lambda: self._ran(command))
-        if way.emulator:  # said in a child
+        if way.is_special:  # said in a child
             self._output += bytes.fromhex(output)
         if status != 0:
             raise StoreError(f"{os.path.basename(command.argv[0])}: {runner.ending(status)}")

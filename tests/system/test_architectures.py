@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,31 +16,20 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import roost
-from roost.definition.model import Base
-from roost.distro import apt_sources, family, recipe
 from roost.host import foreign, runner, syscalls
 from roost.host.architectures import PROCESSORS
 from roost.store import Store
-from system.boot_rig import INITTAB, BootRig
+from system import processors
+from system.boot_rig import BootRig
 from system.conftest import CACHED
 from system.rig import Rig, link_layers
-from system.sources_rig import call, make_tree
+from system.sources_rig import call
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from system.network_rig import Host
 
-APT = """
-Dir::State "{place}";
-Dir::State::status "/dev/null";
-Dir::Cache "{place}";
-Dir::Etc::sourcelist "{place}/sources";
-Dir::Etc::sourceparts "-";
-APT::Architecture "arm64";
-APT::Architectures {{ "arm64"; "i386"; }};
-APT::Sandbox::User "root";
-"""
 REAL = """
 [machines.old]
 distribution = "debian"
@@ -65,53 +53,16 @@ BINFMT_D = Path("/usr/lib/binfmt.d")
 
 @pytest.fixture(scope="session")
 def mirror() -> str:
-    """Where this host has its bookworm from; its security updates may lack other architectures."""
-    base = Base(distribution="debian", release="bookworm", architecture="amd64", components=("main",))
-    return apt_sources.resolve(base, recipe("debian"), family("apt").read_host()).lines[0].uri
-
-
-@pytest.fixture(scope="session")
-def busyboxes(mirror: str) -> dict[str, Path]:
-    """Debian's static busybox of two processors, downloaded once by an apt with a configuration of its own."""
-    place = Path(CACHED) / "tests" / "busybox"
-    found = {name: place / name for name in ("arm64", "i386")}
-    if all(path.exists() for path in found.values()):
-        return found
-    shutil.rmtree(place, ignore_errors=True)
-    for name in ("lists/partial", "archives/partial"):
-        (place / name).mkdir(parents=True)
-    (place / "sources").write_text(f"deb [signed-by={recipe('debian').keyring}] {mirror} bookworm main\n")
-    (place / "apt.conf").write_text(APT.format(place=place))
-    env = {**os.environ, "APT_CONFIG": str(place / "apt.conf")}
-    call("apt-get", "--quiet", "update", env=env)
-    for name, path in found.items():
-        call("apt-get", "--quiet", "download", f"busybox-static:{name}", env=env, cwd=place / "archives")
-        (deb,) = (place / "archives").glob(f"busybox-static_*_{name}.deb")
-        call("dpkg-deb", "--extract", deb, place / f"{name}.tree")
-        os.rename(place / f"{name}.tree/bin/busybox", path)
-    shutil.rmtree(place / "lists")
-    return found
-
-
-def tree_of(path: Path, program: Path) -> Path:
-    """A tree with that busybox, which can boot by it."""
-    make_tree(path)
-    shutil.copy(program, path / "bin/busybox")
-    for name in ("uname", "sleep", "kill", "dd", "date", "touch", "hostname", "init"):
-        (path / "bin" / name).symlink_to("busybox")
-    (path / "sbin").mkdir()
-    (path / "sbin/init").symlink_to("../bin/busybox")
-    (path / "etc/inittab").write_text(INITTAB)
-    (path / "etc/rc").write_text("#!/bin/sh\nuname -m > /run/booted-on\n")
-    return path
+    """Where this host has its bookworm from."""
+    return processors.mirror()
 
 
 @pytest.fixture
-def trees(tmp_path: Path, busyboxes: dict[str, Path]) -> Path:
+def trees(tmp_path: Path) -> Path:
     """A directory with a tree of each."""
     (tmp_path / "trees").mkdir()
-    for name, program in busyboxes.items():
-        tree_of(tmp_path / "trees" / name, program)
+    for name, program in processors.busyboxes(CACHED).items():
+        processors.tree_of(tmp_path / "trees" / name, program)
     return tmp_path / "trees"
 
 

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 import roost
 from roost.host import files, runner, syscalls
 from roost.store import Store
+from system import processors
 from system.lab import CHECKOUT, LabHost, wheels
 from system.rig import Done, link_layers
 
@@ -150,6 +151,8 @@ def make_second(state: str, layers: dict[str, tuple[str, ...]], directory: str) 
     shutil.copytree(CHECKOUT / "src", f"{top}/src")
     shutil.copytree(wheels(state, layers["host"]), f"{top}/wheels")
     shutil.copy(CHECKOUT / "tests/lab/vm_agent.py", f"{top}/agent.py")
+    shutil.copy("/usr/bin/qemu-aarch64-static", top)
+    processors.tree_of(Path(f"{top}/arm64"), processors.busyboxes(state)["arm64"])
     link_layers(state, f"{top}/state", layers["guest"])
     Store(f"{top}/state").set_name("guest", layers["guest"][-1])
     make_disk(top, f"{directory}/second", "roost", size="3G")

@@ -26,6 +26,8 @@ _PLATFORMS = {
     "armel": ("arm", "v5"),
     "i386": ("386", ""),
     "ppc64el": ("ppc64le", ""),
+    "mipsel": ("mipsle", ""),
+    "mips64el": ("mips64le", ""),
 }  # Go's names
 
 

@@ -34,7 +34,8 @@ DESCRIPTIONS = {
         "description": "One line for people.",
         "distribution": "The distribution, by the name of its recipe (debian, ubuntu, fedora, centos, almalinux, rockylinux, gentoo, ...).",
         "release": "The release, by its code name.",
-        "architecture": "Debian's name of the architecture (amd64, arm64, i386, ...); the host's when not written.",
+        "architecture": "Debian's name of the architecture (amd64, arm64, i386, ...); the host's when not written. "
+        "Beside 'oci:' which image is meant, beside 'tar:', 'dir:' and 'mkosi:' what the tree has to be made for.",
         "from": "What the base is made from instead of a distribution: layer:NAME, tar:FILE, tar:URL, oci:IMAGE, dir:DIRECTORY, "
         "mkosi:DIRECTORY; paths are relative to the definition.",
         "sha256": "The digest that the file of 'tar:' must have.",

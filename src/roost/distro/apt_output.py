@@ -159,7 +159,7 @@ _KNOWN: tuple[tuple[str, str, str], ...] = (
     (
         r"Exec format error|Unable to execute target architecture|arch-test|cannot be executed",
         "this host cannot run programs of that architecture",
-        "apt install qemu-user-static arch-test",
+        "`roost doctor` says by what other architectures are run here",
     ),
 )
 

@@ -183,7 +183,11 @@ class Family(Protocol):
     def bootstrap(
         self, base: Base, recipe: Recipe, *, host: Any, target: str | Path, private: str | Path, archives: str | Path
     ) -> Bootstrap:
-        """How the base's tree is made. Raises HostError for a keyring that the host lacks."""
+        """How the base's tree is made. Raises HostError for a keyring that the host lacks.
+
+        It runs where programs of ``base.architecture`` can be executed, if need be in a user namespace, where no device
+        can be made: the family only tells its tools which one is meant.
+        """
 
     def finish(self, base: Base, recipe: Recipe, *, host: Any) -> Inside:
         """The last step of a base: nothing of the host, of credentials or of the bootstrap itself stays."""

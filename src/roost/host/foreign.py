@@ -23,10 +23,12 @@ if TYPE_CHECKING:
 REGISTERED = "/proc/sys/fs/binfmt_misc"
 OWN_SINCE = "6.7"
 _PERSONALITIES = {"i386": "x86"}  # systemd-nspawn(1), --personality=: what uname(2) says
+_PER_LINUX32 = 8  # linux/personality.h
 _NATIVE = {"amd64": ("i386",), "arm64": ("armhf", "armel")}  # that a processor may have: it is tried
 # _exit(0): `mov eax, 1; xor ebx, ebx; int 0x80` and `mov r7, #1; mov r0, #0; svc 0`
 _ARM_EXIT = bytes.fromhex("0170a0e30000a0e3000000ef")
 _EXITS = {"i386": bytes.fromhex("b80100000031dbcd80"), "armhf": _ARM_EXIT, "armel": _ARM_EXIT}
+_MFD_EXEC = 0x10  # linux/memfd.h; since Linux 6.3, where it is wanted if sysctl vm.memfd_noexec is set
 _ADDRESS = 0x10000  # where that program is loaded: a page's beginning, however large pages are
 
 
@@ -40,6 +42,11 @@ class Way(Struct, frozen=True, kw_only=True):
     architecture: str
     personality: str = ""
     emulator: str = ""
+
+    @property
+    def is_special(self) -> bool:
+        """Whether something has to be done for its programs to run as they should."""
+        return bool(self.personality or self.emulator)
 
     def registration(self, path: str) -> bytes:
         """What binfmt_misc is told, for an emulator that is seen at ``path``.
@@ -115,7 +122,10 @@ def runs_natively(architecture: str) -> bool:
     if architecture not in _NATIVE.get(architectures.of_host(), ()):
         return False
     program = _smallest(architecture)
-    fd = os.memfd_create("roost-try", os.MFD_CLOEXEC)
+    try:
+        fd = os.memfd_create("roost-try", os.MFD_CLOEXEC | _MFD_EXEC)
+    except OSError:
+        fd = os.memfd_create("roost-try", os.MFD_CLOEXEC)
     try:
         os.write(fd, program)
         return runner.reap(runner.fork(lambda: _execute(fd))) == 0
@@ -250,7 +260,13 @@ def emulating(way: Way, function: Callable[[], Any]) -> Any:
     """The value of ``function``, called where programs of that architecture are run; see ``runner.in_child``."""
 
     def work() -> Any:
-        enter(way)
+        from roost.host import syscalls
+
+        if way.personality:
+            syscalls.personality(_PER_LINUX32)
+        else:
+            enter(way)
+            runner.die_with_parent()  # again: the credentials are others
         return function()
 
-    return runner.in_child(work) if way.emulator else function()
+    return runner.in_child(work) if way.is_special else function()
