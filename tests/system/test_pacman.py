@@ -246,7 +246,7 @@ def test_a_new_packager_s_key_comes_first(arch: Rig, lab: Lab, tmp_path: Path) -
     )
     own.put(shop.small("sudo", "2"), by="gone")
     rig.define(own.definition('packages = ["other", "sudo"]', mirror=own.mirror.url))
-    refused(rig, "step 'install 2 packages' failed: ")
+    refused(rig, "step 'install 2 packages' failed: the mirror's packages are signed by a key that was revoked")
 
 
 def test_somebody_elses_repository(arch: Rig, lab: Lab, tmp_path: Path) -> None:
