@@ -25,9 +25,8 @@ LIST = "var/lib/roost/packages"
 PROVISION = "/run/roost/provision"
 CACHE = "/var/cache/pacman/pkg"
 CERTIFICATES = "certificates.pem"
-_CONFIGURATION = (
-    "/run/roost-pacman.conf"  # the machine's own, less the user that downloads are made as: see pacman._OPTIONS
-)
+# The machine's own, less the user that downloads are made as: see pacman._OPTIONS.
+_CONFIGURATION = "/run/roost-pacman.conf"
 _BUNDLE = "/etc/ssl/certs/ca-certificates.crt"  # what Arch's libcurl is built to read
 
 # A package that a crash has cut short in the cache is refused, and removed from there: then it is downloaded again.
@@ -43,7 +42,7 @@ fetch() {
 """
 
 # $1 the tree, $2 the private directory, $3 where packages are kept, then the packages' names. gpg's agent has sockets,
-# whose paths must be short, in gpg's directory: one in memory is mounted where none of the trees can be.
+# whose paths must be short, in gpg's directory: one in memory is mounted where nothing is that pacman needs.
 BOOTSTRAP = (
     "set -eu\numask 022\n"
     + FAIL
@@ -68,6 +67,7 @@ ln -s /proc/self/fd "$tree/dev/fd"
 mount -t tmpfs -o nosuid,nodev,mode=0755 none "$tree/run"
 mount -t tmpfs -o nosuid,nodev,mode=1777 none "$tree/tmp"
 home=/dev/shm
+case "$tree $(cat "$private/pacman.conf")" in */dev/shm/*) home=/mnt ;; esac
 [ -d "$home" ] || home=/mnt
 mount -t tmpfs -o nosuid,nodev,noexec,mode=0700,size=64m none "$home"
 open_keys
