@@ -63,13 +63,13 @@ def test_a_keyring_of_a_distribution_says_itself_whom_it_trusts(key: Path, tmp_p
     (own / "archlinux.gpg").write_bytes(key.read_bytes())
     (own / "archlinux-trusted").write_text("AAAA:4:\n")
     (own / "archlinux-revoked").write_text("BBBB\n")
-    found = pacman_keys.of_base(base(key, keyring=""), recipe("arch"), str(tmp_path))
+    found = pacman_keys.of_base(base(key, keyring=""), recipe("arch"), host_dnf.HostDnf(root=str(tmp_path)))
     assert found == {".gpg": key.read_bytes(), "-trusted": b"AAAA:4:\n", "-revoked": b"BBBB\n"}
     with pytest.raises(HostError) as caught:
-        pacman_keys.of_base(base(key, keyring=""), recipe("arch"), str(tmp_path / "nowhere"))
+        pacman_keys.of_base(base(key, keyring=""), recipe("arch"), host_dnf.HostDnf(root=str(tmp_path / "nowhere")))
     assert "apt install archlinux-keyring" in caught.value.hint
     with pytest.raises(DefinitionError):
-        pacman_keys.of_base(base(key, keyring_digest=f"sha256:{'0' * 64}"), recipe("arch"), "/")
+        pacman_keys.of_base(base(key, keyring_digest=f"sha256:{'0' * 64}"), recipe("arch"), host_dnf.HostDnf())
 
 
 # -- what is run

@@ -84,7 +84,7 @@ def bootstrap(
             raise HostError(f"pacman cannot work at this path: {path!r}", hint="choose another --state directory")
     release = recipe.releases[base.release]
     packages = release.packages.get(base.variant) or recipe.packages[base.variant]
-    keys = pacman_keys.of_base(base, recipe, host.root)
+    keys = pacman_keys.of_base(base, recipe, host)
     _, logins = dnf_repos.listed(base, recipe, host)
     files = {
         "pacman.conf": _configuration(base, recipe, host).encode(),
@@ -121,7 +121,7 @@ def provision(base: Base, recipe: Recipe | None, *, host: HostDnf, repositories:
         _checked(base, recipe)
         repos, found = dnf_repos.listed(base, recipe, host)
         logins = list(found.values())
-        keys = pacman_keys.of_base(base, recipe, host.root)
+        keys = pacman_keys.of_base(base, recipe, host)
         trusted = {name: hashlib.sha256(content).hexdigest() for name, content in keys.items()}
         key = dnf_repos.digest("pacman", sorted(repo.url for repo in repos), trusted)
         urls += [repo.url for repo in repos]

@@ -16,6 +16,7 @@ from roost.errors import DefinitionError, HostError
 if TYPE_CHECKING:
     from roost.definition.model import Base
     from roost.distro.recipe import Recipe
+    from roost.host.dnf import HostDnf
 
 GNUPG = "/etc/pacman.d/gnupg"
 KEYRINGS = "/usr/share/pacman/keyrings"
@@ -82,7 +83,7 @@ def fingerprints(keys: bytes, name: str) -> list[str]:
     return found
 
 
-def of_base(base: Base, recipe: Recipe, root: str) -> dict[str, bytes]:
+def of_base(base: Base, recipe: Recipe, host: HostDnf) -> dict[str, bytes]:
     """The keyring of a base, by the endings of its files.
 
     A file NAME.gpg with NAME-trusted beside it is one as distributions have it: those that it names are trusted, and
@@ -100,8 +101,10 @@ def of_base(base: Base, recipe: Recipe, root: str) -> dict[str, bytes]:
         return _with_trust(base.keyring, content)
     # on a host of the same distribution pacman's own directory has it
     shipped = recipe.releases[base.release].keyring or recipe.keyring
-    places = [root.rstrip("/") + path for path in (shipped, f"{KEYRINGS}/{os.path.basename(shipped)}")]
+    places = [host.root.rstrip("/") + path for path in (shipped, f"{KEYRINGS}/{os.path.basename(shipped)}")]
     path = next((place for place in places if os.path.exists(place)), "")
+    if not path and host.only_shown:
+        return {".gpg": keyring.UNKNOWN, "-trusted": b""}
     if not path:
         raise HostError(
             f"the keyring {shipped} is not on this host",
