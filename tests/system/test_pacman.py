@@ -246,7 +246,7 @@ def test_a_new_packager_s_key_comes_first(arch: Rig, lab: Lab, tmp_path: Path) -
     )
     own.put(shop.small("sudo", "2"), by="gone")
     rig.define(own.definition('packages = ["other", "sudo"]', mirror=own.mirror.url))
-    refused(rig, "step 'install 2 packages' failed: ")
+    refused(rig, "step 'install 2 packages' failed: the mirror's packages are signed by a key that was revoked")
 
 
 def test_somebody_elses_repository(arch: Rig, lab: Lab, tmp_path: Path) -> None:
@@ -287,6 +287,10 @@ def test_a_bootstrap_tarball(arch: Rig, lab: Lab, tmp_path: Path) -> None:
     look = "hello; id -un sai; grep -c Include /etc/pacman.conf; ls /etc/pacman.d/gnupg | grep -c private"
     assert rig.run(look, machine="t").text == "1\npost of 1-1\nsai\n0\n0\n"
     assert rig.json("layer", "show", rig.json("plan")["layers"][-1]["digest"][:16])["packages"]["hello"] == "1-1"
+    own.put(Packer(tmp_path / "shop").small("greeting", "2"))
+    done = rig("build", "--update")
+    assert done.status == 0, done
+    assert rig.run("hello", machine="t").text == "2\npost of 1-1\n"
 
 
 # -- what is refused

@@ -148,6 +148,8 @@ def test_scripts_are_a_shell_s(key: Path) -> None:
          "the key ABCD1234 has expired or was revoked"),
         ('error: key "BBB8D5B9F24A7F90" could not be looked up remotely\nerror: required key missing from keyring\n',
          "the mirror's packages are signed by a key that is not trusted: BBB8D5B9F24A7F90"),
+        ('error: sudo: key "gone <gone@example.org>" is disabled\n:: File /c/sudo.pkg.tar.zst is corrupted (invalid (PGP signature)).\n',
+         'the mirror\'s packages are signed by a key that was revoked: "gone <gone@example.org>"'),
         ("error: required key missing from keyring\n", "the mirror's packages are signed by a key that is not trusted"),
         (":: File /c/hello-1-1-x86_64.pkg.tar.zst is corrupted (invalid or corrupted package (PGP signature)).\n",
          "hello-1-1-x86_64.pkg.tar.zst is not what its packager has signed"),

@@ -25,6 +25,8 @@ LIST = "var/lib/roost/packages"
 PROVISION = "/run/roost/provision"
 CACHE = "/var/cache/pacman/pkg"
 CERTIFICATES = "certificates.pem"
+# The machine's own, less the user that downloads are made as: see pacman._OPTIONS.
+_CONFIGURATION = "/run/roost-pacman.conf"
 _BUNDLE = "/etc/ssl/certs/ca-certificates.crt"  # what Arch's libcurl is built to read
 
 # A package that a crash has cut short in the cache is refused, and removed from there: then it is downloaded again.
@@ -40,7 +42,7 @@ fetch() {
 """
 
 # $1 the tree, $2 the private directory, $3 where packages are kept, then the packages' names. gpg's agent has sockets,
-# whose paths must be short, in gpg's directory: one in memory is mounted where none of the trees can be.
+# whose paths must be short, in gpg's directory: one in memory is mounted where nothing is that pacman needs.
 BOOTSTRAP = (
     "set -eu\numask 022\n"
     + FAIL
@@ -65,6 +67,7 @@ ln -s /proc/self/fd "$tree/dev/fd"
 mount -t tmpfs -o nosuid,nodev,mode=0755 none "$tree/run"
 mount -t tmpfs -o nosuid,nodev,mode=1777 none "$tree/tmp"
 home=/dev/shm
+case "$tree $(cat "$private/pacman.conf")" in */dev/shm/*) home=/mnt ;; esac
 [ -d "$home" ] || home=/mnt
 mount -t tmpfs -o nosuid,nodev,noexec,mode=0700,size=64m none "$home"
 open_keys
@@ -115,7 +118,14 @@ used=
 opened=
 options=
 manage() {{
-    pacman --noconfirm --noprogressbar --cachedir "$cache" --logfile /run/pacman.log $options "$@" </dev/null
+    if [ -z "$options" ]; then
+        options="--noconfirm --noprogressbar --config {_CONFIGURATION} --logfile /run/pacman.log"
+        case $(pacman -S --help) in *--disable-sandbox*) options="$options --disable-sandbox" ;; esac
+        while IFS= read -r line || [ -n "$line" ]; do
+            case $line in *DownloadUser*) ;; *) printf '%s\\n' "$line" ;; esac
+        done </etc/pacman.conf >{_CONFIGURATION}
+    fi
+    pacman --cachedir "$cache" $options "$@" </dev/null
 }}
 own_certificates() {{
     if [ -e {_BUNDLE}.roost ] || [ -L {_BUNDLE}.roost ]; then mv -f {_BUNDLE}.roost {_BUNDLE}; fi
@@ -123,7 +133,7 @@ own_certificates() {{
 download() {{
     if [ -s {PROVISION}/{CERTIFICATES} ] && [ -e {_BUNDLE} ]; then
         mv {_BUNDLE} {_BUNDLE}.roost
-        ln -s {PROVISION}/{CERTIFICATES} {_BUNDLE}
+        cat {PROVISION}/{CERTIFICATES} >{_BUNDLE}
     fi
     own=$HOME
     [ ! -s {PROVISION}/.netrc ] || HOME={PROVISION}
@@ -147,7 +157,6 @@ synchronise() {{
     [ -z "$used" ] || return 0
     command -v pacman >/dev/null || fail "there is no pacman in this machine"
     used=yes
-    case $(pacman -S --help) in *--disable-sandbox*) options=--disable-sandbox ;; esac
     [ -s "$home/trustdb.gpg" ] || with_keys
     without_net
     mkdir -p "$cache"

@@ -58,6 +58,11 @@ _KNOWN: tuple[tuple[str, str, str], ...] = (
         _KEY,
     ),
     (
+        r"key (\"[^\"\n]*\") is disabled",
+        "the mirror's packages are signed by a key that was revoked: {what}",
+        "whose it was is no packager any more: use another mirror, or one of a later day",
+    ),
+    (
         r"(?:database '([^'\s]*)' is not valid|failed to synchronize all databases) \(invalid or corrupted database \(PGP signature\)\)",
         "the signature of the repository {what} is not good",
         f"{_OTHER}; or it is not signed by this key: {_KEY}",
