@@ -251,6 +251,7 @@ def test_machines_reach_what_they_may_beside_what_manages_the_network(host: LabH
             host.ok(meddle)
             host.roost("network", "check")
         expect_all(host)
+        assert "Traceback" not in host.ok("journalctl --boot --no-pager --quiet -u nftables.service")
         host.ok("nft flush ruleset")
         assert "inet roost" in host.roost("network", "check", status=1).text
         host.roost("network", "repair")
