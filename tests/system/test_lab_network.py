@@ -227,6 +227,7 @@ def expect_all(host: LabHost) -> None:
 
 def expect_agreement(host: LabHost) -> None:
     """The machine's own networkd has read what is set from outside, and calls it configured."""
+    host.ok("roost exec client -- systemctl restart systemd-networkd")
     shown = "roost exec client -- networkctl --no-pager status host0"
     host.ok(f"until {shown} | grep -q '(configured)'; do sleep 0.1; done", timeout=20)
     assert "/run/systemd/network/10-roost-host0.network" in host.ok(shown)
