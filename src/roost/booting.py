@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from roost.errors import DefinitionError, Error, Interrupted, StoreError, to_parts
-from roost.events import MachineEnded, MachineStarted, Warned
+from roost.events import MachineEnded, MachineStarted, Warned, ignore
 from roost.host import files, netns
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from roost.definition.model import Resolved
     from roost.plan import MachinePlan, Plan
     from roost.sessions import Session
+    from roost.stop import Stop
     from roost.store import Store
 
 _JOBS = 10  # machines at a time: they wait more than they work
@@ -41,7 +42,6 @@ class Booting:
             self, patterns: Sequence[str], *, jobs: int | None = None, update: bool = False
         ) -> tuple[Plan, dict[str, Error]]: ...
         def open_session(self, session: str) -> Session: ...
-        def no_new_privileges(self, item: MachinePlan) -> bool: ...
 
     def clear_machines(self) -> list[str]:
         """Clears what machines and private networks whose processes were killed have left; what it was."""
@@ -108,7 +108,7 @@ class Booting:
             ephemeral = before.boot.ephemeral
         return record_of(
             item.machine, item.layers, definition=self.definition.path, pool=self._pool(), before=before, ephemeral=ephemeral,
-            no_new_privileges=self.no_new_privileges(item), architecture=architecture_of(self.store, item),
+            architecture=architecture_of(self.store, item),
         )  # fmt: skip
 
     def _pool(self) -> AddressPool:
@@ -183,15 +183,16 @@ class Booting:
                 plans = {item.machine.name: item for item in self.plan(known).machines} if known else {}
             except (DefinitionError, StoreError) as e:  # they run, whatever became of what they are defined from
                 unknown = (e.brief,)
-        found = []
-        for name in names:
+
+        def look(name: str) -> Status:
             outdated = unknown
             record = machines.records.known(name)
             if name in plans and record.definition:
                 wanted = self._wanted(plans[name], record, ephemeral=record.boot.ephemeral)
                 outdated = tuple(change.what for change in changes(record, wanted))
-            found.append(machines.status(name, outdated=outdated))
-        return found
+            return machines.status(name, outdated=outdated)
+
+        return looked_at({name: partial(look, name) for name in names}, self._watch.stop)
 
     def look_at(self, session: str) -> Session:
         """A kept session to look at its changes: a context manager; that of a machine that is up as well."""
@@ -241,6 +242,31 @@ class Booting:
             failed = Outcome(machine=name, action="failed", error=tuple(to_parts(error)))
             found.append(failed if value is None else msgspec.convert(value, Outcome))
         return found
+
+
+def looked_at(looks: dict[str, Callable[[], Status]], stop: Stop | None = None) -> list[Status]:
+    """What ``looks`` find, some at a time: a machine that takes its time to answer keeps no other one waiting.
+
+    Raises the first error, in their order.
+    """
+    if len(looks) < 2:
+        return [look() for look in looks.values()]
+    import msgspec
+
+    from roost.boot.manage import Status
+    from roost.pool import Job, Pool
+
+    def job(name: str, look: Callable[[], Status]) -> Job:
+        return Job(key=name, work=lambda _monitor, _stop: msgspec.to_builtins(look()))
+
+    pool = Pool(_JOBS, ignore, stop=stop)
+    done = pool.run([job(*item) for item in looks.items()])
+    if stop is not None and stop.level:
+        raise Interrupted("interrupted", hint="the same command asks again")
+    for name in looks:
+        if done[name].value is None:
+            raise done[name].error or Error(f"{name} was not asked")
+    return [msgspec.convert(done[name].value, Status) for name in looks]
 
 
 def _bring_up(boots: Machines, record: Booted, stop: int, *, wait: bool, restart: bool) -> Outcome:

@@ -53,6 +53,8 @@ def test_a_machine_is_administered_with_what_administrators_know(host: LabHost) 
     assert "Reached target" in host.ok("journalctl -M guest --no-pager --quiet")
     assert "Reached target" in host.ok(f"journalctl --no-pager --quiet -u {UNIT}")
     assert host.roost("exec", "guest", "--", "cat", "/proc/sys/kernel/hostname").text == "guest\n"
+    host.ok("roost exec guest -- sh -c 'echo root:secret | chpasswd'")
+    assert host.ok("roost exec guest -u nobody -- sh -c 'echo secret | su -c \"id -un\"'") == "root"
 
     host.ok("machinectl reboot guest")
     host.ok("until systemctl -M guest is-system-running --wait 2>/dev/null; do sleep 0.05; done")

@@ -227,6 +227,7 @@ def expect_all(host: LabHost) -> None:
 
 def expect_agreement(host: LabHost) -> None:
     """The machine's own networkd has read what is set from outside, and calls it configured."""
+    host.ok("roost exec client -- systemctl restart systemd-networkd")
     shown = "roost exec client -- networkctl --no-pager status host0"
     host.ok(f"until {shown} | grep -q '(configured)'; do sleep 0.1; done", timeout=20)
     assert "/run/systemd/network/10-roost-host0.network" in host.ok(shown)
@@ -251,6 +252,7 @@ def test_machines_reach_what_they_may_beside_what_manages_the_network(host: LabH
             host.ok(meddle)
             host.roost("network", "check")
         expect_all(host)
+        assert "Traceback" not in host.ok("journalctl --boot --no-pager --quiet -u nftables.service")
         host.ok("nft flush ruleset")
         assert "inet roost" in host.roost("network", "check", status=1).text
         host.roost("network", "repair")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import ipaddress
 import os
 import signal
 import socket
@@ -59,6 +60,14 @@ def test_a_link_that_is_attached_again_stays_as_it_is(net: Host) -> None:
     net.another().attach(link, PLAIN, machine.fd)
     with net.wan.listen(80):
         assert machine.reaches(WAN, 80)
+
+
+def test_a_machines_address_has_its_broadcast_address(net: Host) -> None:
+    """The systemd-networkd of Debian 12 in the machine fails with one that has none."""
+    link, machine = net.up("db")
+    assert f"inet {link.address} brd {ipaddress.ip_interface(link.address).network.broadcast_address} " in machine.ip(
+        "address show dev host0"
+    )
 
 
 def test_other_terms_take_effect(net: Host) -> None:

@@ -232,7 +232,7 @@ def test_what_nftables_service_flushes_comes_back(net: Host, tmp_path: Path) -> 
     before = net.state()
     net.network = Network(f"{net.directory}/state/network", root=net.root)  # where a unit of the host looks, too
     _, machine = net.up("closed", NetworkTerms(egress=()))
-    unit = net.read("run/systemd/system/nftables.service.d/50-roost.conf")
+    unit = net.read("etc/systemd/system/nftables.service.d/50-roost.conf")
     again = dict(line.split("=", 1) for line in unit.splitlines() if line.startswith("Exec"))
     assert again["ExecReload"] == again["ExecStartPost"]
     with net.here.listen(22), net.wan.listen(80), hosts_file(tmp_path, "127.0.0.1\tlocalhost\n"):
@@ -243,7 +243,7 @@ def test_what_nftables_service_flushes_comes_back(net: Host, tmp_path: Path) -> 
         assert not machine.reaches(WAN, 80)
     net.down("closed")
     assert net.state() == before
-    assert not os.path.exists(f"{net.root}/run/systemd/system/nftables.service.d")
+    assert not os.path.exists(f"{net.root}/etc/systemd/system/nftables.service.d")
 
 
 def test_services_of_the_host_are_closed_to_machines(net: Host) -> None:

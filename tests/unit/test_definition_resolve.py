@@ -95,6 +95,26 @@ def test_a_machine_gets_what_it_does_not_write(whole: dict[str, Resolved]) -> No
     assert machine.no_new_privileges is False  # it has a user with sudo
 
 
+def test_in_a_machine_that_boots_su_works_unless_it_is_forbidden(tmp_path: Path) -> None:
+    """It is a whole system with users, as nspawn boots it; a run is one command."""
+    text = """
+[defaults]
+distribution = "debian"
+release = "sid"
+[machines.plain]
+[machines.strict]
+no-new-privileges = true
+[machines.open]
+no-new-privileges = false
+"""
+    found = load_text(tmp_path, text).machines
+    assert {name: (one.no_new_privileges, one.boot_no_new_privileges) for name, one in found.items()} == {
+        "plain": (True, False),
+        "strict": (True, True),
+        "open": (False, False),
+    }
+
+
 def test_what_a_machine_writes_wins_and_tables_are_merged(whole: dict[str, Resolved], tmp_path: Path) -> None:
     machine = whole["noble"]
     base = machine.base

@@ -78,7 +78,7 @@ def host_of(store: Store) -> Units | Supervised:
 
 def record_of(
     machine: Resolved, layers: tuple[str, ...], *, definition: str, pool: Pool, before: Booted | None, ephemeral: bool | None,
-    no_new_privileges: bool, architecture: str,
+    architecture: str,
 ) -> Booted:  # fmt: skip
     """What the definition says of a machine now."""
     from roost.boot.record import Booted
@@ -92,7 +92,7 @@ def record_of(
         previous=before.previous if before else (), refused=before.refused if before else (),
         boot=terms, network=machine.boot_network, terms=machine.private_network,
         pool=pool.pool, pool6=pool.pool6, private_users=machine.private_users, capabilities=machine.capabilities,
-        no_new_privileges=no_new_privileges and machine.no_new_privileges is True, environment=machine.environment,
+        no_new_privileges=machine.boot_no_new_privileges, environment=machine.environment,
         binds=tuple(BoundPath(source=b.source, target=b.target, read_only=b.read_only) for b in machine.binds),
         limits=Caps(memory=machine.memory, cpus=machine.cpus, tasks=machine.tasks),
         firstboot=tuple((script.name, script.content) for script in machine.firstboot),

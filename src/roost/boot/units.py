@@ -20,6 +20,7 @@ from roost.boot.enter import IMAGES
 from roost.boot.settings import nspawn_file, settings
 from roost.errors import BusyError, HostError, StoreError
 from roost.host import files, runner
+from roost.network import managers
 
 if TYPE_CHECKING:
     from roost.boot.record import Booted
@@ -86,7 +87,7 @@ class Units:
                 changed.append(path)
         with contextlib.suppress(FileExistsError):
             os.makedirs(f"{IMAGES}/{name}", mode=0o700)
-        if changed:
+        if (record.network == "private" and managers.write_afterwards()) or changed:
             systemctl("daemon-reload")
         return changed
 
@@ -98,6 +99,7 @@ class Units:
         for directory in (f"{SYSTEM}/{unit_of(name)}.d", f"{IMAGES}/{name}"):
             with contextlib.suppress(OSError):
                 os.rmdir(directory)
+        managers.remove_afterwards()
         systemctl("reset-failed", unit_of(name), check=False)
         systemctl("daemon-reload")
 

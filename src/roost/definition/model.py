@@ -366,7 +366,7 @@ class Resolved(Struct, frozen=True, kw_only=True):
     seconds. ``capabilities`` are those beyond the
     default ones. ``boot`` None: the definition does not say that it boots. ``network`` is the mode of runs,
     ``boot_network`` that of the booted machine. ``no_new_privileges`` None: nobody says, and the layer that it stands on
-    may have a user with sudo.
+    may have a user with sudo; ``boot_no_new_privileges`` is that of the booted machine, which has users and their su.
     Lookups that fail later (a package that the mirror does not have) are the build's.
     """
 
@@ -390,5 +390,6 @@ class Resolved(Struct, frozen=True, kw_only=True):
     no_new_privileges: bool | None
     boot: BootTerms | None = None
     boot_network: str = "private"
+    boot_no_new_privileges: bool = False
     private_network: NetworkTerms = NetworkTerms()
     firstboot: tuple[Script, ...] = ()

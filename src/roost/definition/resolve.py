@@ -164,6 +164,7 @@ def _machine(machine: Layered, world: World) -> Resolved:
         no_new_privileges=_no_new_privileges(machine, layers),
         boot=None if own.boot is None else BootTerms(**{"hostname": machine.name, **own.boot}),
         boot_network=mode or "private",
+        boot_no_new_privileges=machine.get("no_new_privileges") is True,
         private_network=NetworkTerms(**{name: value for name, value in own.network.items() if name != "mode"}),
         firstboot=_firstboot([*profiles, ("", own)]),
     )

@@ -67,7 +67,7 @@ DESCRIPTIONS = {
         "private-users": "Whether sessions have a user namespace of their own (they do when not written).",
         "capabilities": "What processes in a session may have beyond the default capabilities: CAP_SYS_ADMIN, ...",
         "no-new-privileges": "Whether programs gain nothing from set-user-id bits and file capabilities, sudo included; "
-        "when not written, it is so unless the machine has a user with sudo.",
+        "when not written, sessions are so unless the machine has a user with sudo, and a machine that boots is not.",
         "limits": "What a session may use at most.",
         "network": "How sessions, and the booted machine, reach the network.",
         "boot": "The machine boots, and how; an empty table is enough.",

@@ -239,11 +239,15 @@ def _on_bridge(link: Link, *, alone: bool) -> list[str]:
 def add(new: Attached, others: Iterable[Attached]) -> None:
     """Adds a link's elements to what is there, or makes all of it when it is not. Raises HostError."""
     others = tuple(others)
-    known = {element for other in others for element in other.elements}
-    text = "".join(f"add element {element}\n" for element in new.elements if element not in known)
-    bridge = any(element.startswith("bridge") for element in new.elements)
-    had_bridge = any(element.startswith("bridge") for element in known)
-    if not others or (bridge and not had_bridge) or not _try(text):
+    if not others:  # nothing is there to be deleted, for which the kernel would wait
+        done = _try(_create((new,)))
+    else:
+        known = {element for other in others for element in other.elements}
+        text = "".join(f"add element {element}\n" for element in new.elements if element not in known)
+        bridge = any(element.startswith("bridge") for element in new.elements)
+        had_bridge = any(element.startswith("bridge") for element in known)
+        done = (had_bridge or not bridge) and _try(text)
+    if not done:
         replace((*others, new))
 
 
@@ -271,11 +275,7 @@ def _key(element: str) -> str:
 def replace(every: Iterable[Attached]) -> None:
     """Makes the tables anew, in one transaction; without a link there are none. Raises HostError."""
     every = tuple(every)
-    elements = list(dict.fromkeys(element for one in every for element in one.elements))
-    bridge = any(element.startswith("bridge") for element in elements)
-    text = "".join(f"add table {name}\ndelete table {name}\n" for name in TABLES)
-    if every:
-        text += tables(bridge=bridge) + "".join(f"add element {element}\n" for element in elements)
+    text = "".join(f"add table {name}\ndelete table {name}\n" for name in TABLES) + (_create(every) if every else "")
     done = runner.run(runner.Command(argv=("nft", "-f", "-"), stdin=text.encode(), timeout=_TIMEOUT))
     if done.status:
         raise HostError(
@@ -283,6 +283,14 @@ def replace(every: Iterable[Attached]) -> None:
             details=done.output.decode(errors="replace").strip()[-2000:],
             hint="`nft list ruleset` shows what is there; the kernel needs nf_tables with nat, reject and fib",
         )
+
+
+def _create(every: Iterable[Attached]) -> str:
+    """The tables with their elements, for where none of them is."""
+    elements = list(dict.fromkeys(element for one in every for element in one.elements))
+    bridge = any(element.startswith("bridge") for element in elements)
+    created = "".join(f"create table {name}\n" for name in (TABLES if bridge else TABLES[:1]))
+    return created + tables(bridge=bridge) + "".join(f"add element {element}\n" for element in elements)
 
 
 def _try(text: str) -> bool:

@@ -69,11 +69,12 @@ def inside_batch(link: Link, device: str = INSIDE) -> str:
     """What it does in the machine.
 
     A new link has another name until its addresses are there: the machine's systemd-networkd takes notice of it by its
-    name, and fails with ERANGE (252) when somebody else adds one while it does.
+    name. It has a broadcast address as networkd would give it one: networkd 252 asks the kernel again and again for an
+    address that is there without, until it fails with ERANGE.
     """
     lines = [
         "link set dev lo up",
-        f"address replace {link.address} dev {device}",
+        f"address replace {link.address} broadcast + dev {device}",
         *([f"address replace {link.address6} dev {device} nodad"] if link.address6 else []),
         *([f"link set dev {device} name {INSIDE}"] if device != INSIDE else []),
         f"link set dev {INSIDE} up",

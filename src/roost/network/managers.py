@@ -12,7 +12,7 @@ import shlex
 import sys
 
 from roost.errors import HostError
-from roost.host import files, runner
+from roost.host import files, netns, runner
 from roost.network import writing
 from roost.network.records import PREFIX
 from roost.structs import Struct
@@ -69,7 +69,11 @@ _POLICY = """\
   <egress-zone name="{}"/>
 </policy>
 """
-_AGAIN = f"-{shlex.quote(sys.executable)} -I -m roost.network"
+# for nothing where no link is, and then not even a Python is started: nftables.service runs early in a host's boot
+_AGAIN = (
+    f"-/bin/sh -c 'ls -d {netns.TOP}/network* >/dev/null 2>&1 || exit 0; exec \"$0\" -I -m roost.network'"
+    f" {shlex.quote(sys.executable)}"
+)
 _AFTERWARDS = f"""\
 # Roost's table is made again when nftables.service has flushed all of them.
 [Service]
@@ -104,7 +108,7 @@ FIREWALLD = Manager(
 NFTABLES = Manager(
     "nftables.service",
     "nftables.service",
-    (("run/systemd/system/nftables.service.d/50-roost.conf", _AFTERWARDS),),
+    (("etc/systemd/system/nftables.service.d/50-roost.conf", _AFTERWARDS),),
     ("systemctl", "daemon-reload"),
 )
 EVERY = (NETWORKD, NETWORK_MANAGER, FIREWALLD, NFTABLES)
@@ -116,8 +120,46 @@ def running(root: str) -> list[Manager]:
     nftables.service has no process: it may be started where systemd runs and knows it.
     """
     found = [manager for manager in EVERY if any(_has_processes(f"{root}/{top}", manager.unit) for top in _GROUPS)]
+    return [*found, NFTABLES] if _has_nftables(root) else found
+
+
+def _has_nftables(root: str) -> bool:
     known = any(os.path.lexists(f"{root}/{directory}/{NFTABLES.unit}") for directory in _UNITS)
-    return [*found, NFTABLES] if known and os.path.isdir(f"{root}/run/systemd/system") else found
+    return known and os.path.isdir(f"{root}/run/systemd/system")
+
+
+def write_afterwards(root: str = "") -> bool:
+    """Writes what nftables.service is told, where systemd knows it; whether systemd has to read its units again.
+
+    That takes longer than a link: who writes a machine's unit does it there, and no start of the machine has to.
+    """
+    path, text = NFTABLES.files[0]
+    if not _has_nftables(root) or _content(f"{root}/{path}") == text:
+        return False
+    os.makedirs(os.path.dirname(f"{root}/{path}"), exist_ok=True)
+    writing.write(f"{root}/{path}", text.encode())
+    return True
+
+
+def remove_afterwards(root: str = "") -> None:
+    """Removes it, unless a machine has a unit yet. Missing is fine."""
+    if not _has_units(root):
+        _remove(NFTABLES, root)
+
+
+def _has_units(root: str) -> bool:
+    """Whether a machine's unit is written, of whichever store: it needs no link to be there."""
+    top = f"{root}/etc/systemd/system"
+    units = (name for name in files.names_in(top) if name.startswith("systemd-nspawn@"))
+    return any(os.path.lexists(f"{top}/{name}/50-roost.conf") for name in units)
+
+
+def _remove(manager: Manager, root: str) -> None:
+    for path, _ in manager.files:
+        writing.remove(f"{root}/{path}")
+        if os.path.dirname(path).endswith(".d"):  # of a unit: nobody else has made it, unless it has more
+            with contextlib.suppress(OSError):
+                os.rmdir(os.path.dirname(f"{root}/{path}"))
 
 
 def _has_processes(top: str, unit: str) -> bool:
@@ -229,18 +271,19 @@ def lacking(root: str) -> list[tuple[Manager, str]]:
 
 def told(root: str) -> bool:
     """Whether something is there that they were told."""
-    return any(os.path.lexists(f"{root}/{path}") for manager in EVERY for path, _ in manager.files)
+    return any(os.path.lexists(f"{root}/{path}") for manager in _of_links(root) for path, _ in manager.files)
+
+
+def _of_links(root: str) -> list[Manager]:
+    """Those whose files are there for links alone."""
+    return [manager for manager in EVERY if manager is not NFTABLES or not _has_units(root)]
 
 
 def withdraw(root: str) -> None:
-    """Removes all that they were told; those that run read it again. Raises HostError."""
-    for manager in EVERY:
+    """Removes all that they were told of links; those that run read it again. Raises HostError."""
+    for manager in _of_links(root):
         there = [path for path, _ in manager.files if os.path.lexists(f"{root}/{path}")]
-        for path, _ in manager.files:
-            writing.remove(f"{root}/{path}")
-            if os.path.dirname(path).endswith(".d"):  # of a unit: nobody else has made it, unless it has more
-                with contextlib.suppress(OSError):
-                    os.rmdir(os.path.dirname(f"{root}/{path}"))
+        _remove(manager, root)
         if there and not root and manager in running(root):
             _ask(manager, manager.reload)
 

@@ -35,9 +35,10 @@ def remove(path: str) -> None:
 
 
 def remove_part(path: str) -> None:
-    """Removes only what a killed process left beside a file."""
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(_part(path))
+    """Removes only what a killed process left beside a file, which may be where nobody writes."""
+    if os.path.lexists(_part(path)):
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(_part(path))
 
 
 def _part(path: str) -> str:
