@@ -71,7 +71,10 @@ def _keyrings(name: str) -> list[str]:
 def test_mirrors_are_the_distribution_s_own(name: str) -> None:
     r = recipe(name)
     tables = [r.mirrors, r.ports_mirrors, *(release.mirrors for release in r.releases.values())]
-    own = r"(debian\.org|ubuntu\.com|fedoraproject\.org|centos\.org|almalinux\.org|rockylinux\.org|opensuse\.org|gentoo\.org|pkgbuild\.com)"
+    own = (
+        r"(debian\.org|ubuntu\.com|fedoraproject\.org|centos\.org|almalinux\.org|rockylinux\.org|opensuse\.org|gentoo\.org|"
+        r"pkgbuild\.com|alpinelinux\.org)"
+    )
     for url in (url for table in tables for url in table.values()):
         assert re.fullmatch(rf"https?://[a-z.-]+\.{own}(/[a-z-]+)*", url)
 
