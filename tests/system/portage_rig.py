@@ -14,10 +14,10 @@ import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from system.rpm_rig import Key, _closure, _files, _filesystem, _without_agent, run
+from system.rpm_rig import Key, closure, files_of, filesystem, run, without_agent
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 STAMP = "20261120T170000Z"
 STAGE3 = f"stage3-amd64-systemd-{STAMP}.tar.xz"
@@ -77,7 +77,7 @@ class Gentoo(NamedTuple):
     tree: Path
     url: str = ""
     served: Path = Path()
-    asked: list[str] = []  # a NamedTuple's
+    asked: Sequence[str] = ()
 
     def definition(self, more: str = "", *, url: str = "", key: Path | None = None, name: str = "m") -> str:
         """A machine of this mirror."""
@@ -140,7 +140,7 @@ def sign(key: Key, path: Path, target: Path, *how: str) -> None:
     """Writes a signature anew."""
     target.unlink(missing_ok=True)
     run("gpg", "--homedir", key.home, "--batch", "--quiet", "--yes", "--armor", "--output", target, *how, path)
-    _without_agent(key.home)
+    without_agent(key.home)
 
 
 def clearsign(key: Key, target: Path, text: str) -> None:
@@ -182,9 +182,9 @@ def _inside(tree: Path, *argv: str) -> None:
 
 def _make_tree(tree: Path) -> None:
     tree.mkdir()
-    _filesystem(tree)
+    filesystem(tree)
     shutil.rmtree(tree / "etc/dnf")
-    for path in _files(tuple(sorted(_closure(_PROGRAMS)))):
+    for path in files_of(tuple(sorted(closure(_PROGRAMS)))):
         target = tree / path.lstrip("/")
         if not target.exists() and not target.is_symlink():
             target.parent.mkdir(parents=True, exist_ok=True)

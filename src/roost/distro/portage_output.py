@@ -18,13 +18,13 @@ _SIGNATURE = (
 )
 _KNOWN: tuple[tuple[str, str, str], ...] = (
     (
-        r"binpkg signed with|BAD signature|GnuPG verification failed|Invalid binary package",
-        "a package is not signed by a key that is trusted",
+        r"appears unsigned|signatures are missing|[Mm]issing signature|No signature",
+        "a package is not signed",
         _SIGNATURE,
     ),
     (
-        r"signatures are missing|[Mm]issing signature|not signed|No signature",
-        "a package is not signed",
+        r"binpkg signed with|BAD signature|GnuPG verification failed|Invalid binary package",
+        "a package is not signed by a key that is trusted",
         _SIGNATURE,
     ),
     (
