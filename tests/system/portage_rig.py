@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 STAMP = "20261120T170000Z"
-STAGE3 = f"stage3-amd64-systemd-{STAMP}.tar.xz"
+STAGE3 = f"stage3-amd64-systemd-{STAMP}.tar.zst"  # xz takes half a minute
 BUILDS = "releases/amd64/autobuilds"
 POINTER = f"{BUILDS}/latest-stage3-amd64-systemd.txt"
 PACKAGES = "releases/amd64/binpackages/23.0/x86-64"
@@ -241,4 +241,15 @@ def _write(path: Path, text: str) -> None:
 def _archive(source: Path, target: Path, name: str) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     directory, what = (source, ".") if name == "." else (source.parent, name)
-    run("tar", "-cf", target, "-I", "xz -0 -T2", "--numeric-owner", "-C", directory, what, **dict(os.environ))
+    run(
+        "tar",
+        "-cf",
+        target,
+        "-I",
+        "zstd -1" if target.suffix == ".zst" else "xz -0",
+        "--numeric-owner",
+        "-C",
+        directory,
+        what,
+        **dict(os.environ),
+    )
