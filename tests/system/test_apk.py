@@ -23,14 +23,19 @@ from system.apk_rig import (
     make_repositories,
     make_signer,
     sign_minirootfs,
+    unpack_image,
 )
-from system.rig import Rig
+from system.boot_rig import BootRig
+from system.network_rig import host_at
+from system.rig import Rig, wait_for
 from system.rpm_rig import served, throwaway_key
 from system.test_rpm import layers, refused
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
+
+    from system.network_rig import Host
 
 LAYERED = 'profiles = ["p"]\npackages = ["hello"]\n[profiles.p]\npackages = ["other"]\n'
 
@@ -156,6 +161,35 @@ def test_packages_are_brought_up(alpine: Rig, mirror: Alpine, tmp_path: Path) ->
     )
     assert done.text.startswith("1\n"), done
     assert done.text.endswith("\n2\n"), done
+
+
+# -- a whole Alpine
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Iterator[Host]:
+    """A host of the test's own."""
+    with host_at(str(tmp_path / "host")) as made:
+        yield made
+
+
+def test_a_whole_alpine_boots_by_openrc(host: Host, new_store: Callable[[], str], tmp_path: Path) -> None:
+    """Alpine itself, from an image of a disk: its packages, an account by its adduser, and its services."""
+    tree = unpack_image(tmp_path)
+    more = 'user = { name = "sai", uid = 883, groups = ["wheel"] }\nservices = ["crond"]\nboot = {}\n'
+    rig = BootRig(new_store(), tmp_path, host, f'[machines.tiny]\nfrom = "dir:{tree}"\n{more}')
+    done = rig("build")
+    assert done.status == 0, done
+    top = rig.json("plan")["layers"][-1]["digest"][:16]
+    packages = rig.json("layer", "show", top)["packages"]
+    assert packages["alpine-release"] == rig.run("cat /etc/alpine-release", machine="tiny").text.strip() + "-r0"
+    assert set(packages) == set(rig.run("apk info 2>/dev/null", machine="tiny").text.split())
+    try:
+        assert rig.up()["state"] == "ready"
+        wait_for(lambda: "started" in rig.inside("rc-service crond status").text)
+        assert rig.inside("rc-status default; id -u sai; cat /proc/1/comm").text.endswith("883\ninit\n")
+    finally:
+        rig.close()
 
 
 # -- what is refused

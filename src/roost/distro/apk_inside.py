@@ -85,7 +85,7 @@ get() {{
 end() {{
     status=$?
     trap - EXIT
-    [ -z "$used" ] || tidy
+    [ -z "$used" ] && [ -e /{LIST} ] || tidy
     exit "$status"
 }}
 trap end EXIT

@@ -93,7 +93,7 @@ end() {{
     status=$?
     trap - EXIT
     rm -rf "$private"
-    [ -z "$used" ] || tidy
+    [ -z "$used" ] && [ -e /{LIST} ] || tidy
     exit "$status"
 }}
 trap end EXIT
