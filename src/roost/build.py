@@ -243,7 +243,12 @@ class LayerMaker:
             )
             for name, content in plan.files.items():
                 files.write_atomic(f"{private}/{name}", content, mode=0o600)
-            self._on_host(runner.Command(argv=plan.argv, env=plan.env, private=True))
+            if plan.archives:
+                from roost.bases import released
+
+                released.fill(self._store, plan.archives, tree=tree, private=private, say=self._said)
+            if plan.argv:
+                self._on_host(runner.Command(argv=plan.argv, env=plan.env, private=True))
         self._begin("finish", 2, 2)
         inside = self._family.finish(self._base, self._recipe, host=host)
         argv = ("chroot", tree, *inside.argv)

@@ -152,11 +152,25 @@ def _opened(url: str, headers: dict[str, str]) -> Iterator[HTTPResponse]:
         raise NetworkDown(f"{url} broke off: {type(e).__name__}", hint="the same command goes on with it") from None
 
 
-def check_signature(path: str, signature: str, keyring: str, private: str) -> None:
+def content(url: str) -> bytes:
+    """A small file: a signature, a pointer. Raises NetworkDown, and StoreError for one that is not there or not small."""
+    from http.client import HTTPException
+
+    try:
+        with _opened(url, {}) as answer:
+            data = answer.read(SIGNATURE_MOST + 1)
+    except (HTTPException, OSError) as e:
+        raise NetworkDown(f"{url} broke off: {type(e).__name__}", hint="try again") from None
+    if len(data) > SIGNATURE_MOST:
+        raise StoreError(f"{url} has more than {SIGNATURE_MOST >> 10} KiB", hint="is the address right?")
+    return data
+
+
+def check_signature(path: str, signature: str, keyring: str, private: str, *, name: str = "") -> None:
     """Raises StoreError unless ``signature`` (a file or an address) is a good one of the file by one of the keys.
 
     gpgv knows no other keys than these; it takes expired and revoked ones for what they are. ``private`` is a directory of
-    the caller's.
+    the caller's. ``name`` is what the signature is called in messages, when its file is only the caller's copy.
     """
     with _file(keyring) as stream:
         keys = binary(stream.read(KEYS_MOST), keyring)
@@ -172,7 +186,8 @@ def check_signature(path: str, signature: str, keyring: str, private: str) -> No
     done = runner.run(runner.Command(argv=argv, env={"GNUPGHOME": private}, private=True))
     if done.status:
         raise StoreError(
-            f"{os.path.basename(signature)} is no good signature by one of the keys of {os.path.basename(keyring)}",
+            f"{name or os.path.basename(signature)} is no good signature by one of the keys of "
+            f"{'the keyring' if name else os.path.basename(keyring)}",
             details=done.output[-2000:].decode(errors="replace").strip(),
             hint="is it the signature of this file? has its key changed? see what its makers publish",
         )

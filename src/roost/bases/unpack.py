@@ -29,7 +29,7 @@ from roost.host import syscalls
 from roost.session.changes import OPAQUE, is_whiteout
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from roost.bases.streams import Readable
 
@@ -70,8 +70,9 @@ class _Header(tarfile.TarInfo):
 
 
 def unpack(stream: Readable, tree: str, *, image: bool = False, lowers: Sequence[str] = (), entries: int = ENTRIES_MOST,
-           size: int = SIZE_MOST) -> Unpacked:  # fmt: skip
+           size: int = SIZE_MOST, place: Callable[[list[str]], list[str] | None] | None = None) -> Unpacked:  # fmt: skip
     """Fills the empty directory ``tree``. ``image``: it is a layer of an image, over the trees ``lowers`` (the top first).
+    ``place`` says where an entry goes, both by the parts of their paths; None: it is left out.
 
     Raises StoreError for an archive that is damaged, too large, or would write elsewhere; HostError when the disk is full.
     What is in ``tree`` then is to be thrown away.
@@ -80,6 +81,7 @@ def unpack(stream: Readable, tree: str, *, image: bool = False, lowers: Sequence
         try:
             held.enter_context(_little_memory())
             work = held.enter_context(contextlib.closing(_Unpacking(Metered(stream), tree, image=image, lowers=lowers)))
+            work.place = place
             return work.all(entries, size)
         except MemoryError:
             raise StoreError("it takes more memory to read than an archive should", hint=_HINT) from None
@@ -122,6 +124,7 @@ class _Unpacking:
         self._times: list[tuple[str, int]] = []
         self._devices = 0
         self._room = Room(self._root)
+        self.place: Callable[[list[str]], list[str] | None] | None = None
         if self._lowers:
             self._as_below("", self._root)
 
@@ -165,6 +168,11 @@ class _Unpacking:
             raise StoreError(
                 f"{shown} has an owner that no session has (0 to {ID_MOST}), or a size below nothing", hint=_HINT
             )
+        if self.place is not None:
+            placed = self.place(parts)
+            if placed is None:
+                return
+            parts = placed
         try:
             if not parts:
                 if not entry.isdir():

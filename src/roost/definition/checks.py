@@ -152,17 +152,18 @@ def package(name: str) -> str:
     stem, colon, architecture = head.partition(":")
     good = made_of(stem, word) and stem[0] in LETTERS + DIGITS
     good = good and (not colon or made_of(architecture, LOWER + DIGITS + "-"))
-    good = good and (not separator or made_of(tail, word + "~:^"))
+    good = good and (not separator or made_of(tail, word + ("~:^=" if separator == "/" else "~:^")))
     if not good:
         return f"not a package's name {name!r}: one name, or NAME:ARCHITECTURE, NAME=VERSION, NAME/RELEASE"
     return f"{name!r} ends with '-', which tells apt to remove it" if name[-1] == "-" else ""
 
 
-def installed(name: str) -> str:
-    """NAME or NAME:ARCHITECTURE: what is removed needs no version."""
+def installed(name: str, family: str = "") -> str:
+    """NAME or NAME:ARCHITECTURE: what is removed needs no version. A '/' may follow one of Gentoo's categories."""
     if name.startswith("@"):
         return f"a set ({name!r}) is not removed as such: name the packages"
-    return f"{name!r}: what is removed is named without a version and a suite" if {"=", "/"} & set(name) else ""
+    wrong = "=" if family in ("", "portage") else "=/"
+    return f"{name!r}: what is removed is named without a version and a suite" if set(wrong) & set(name) else ""
 
 
 def _split(name: str) -> tuple[str, str, str]:
@@ -300,10 +301,12 @@ def suite(name: str) -> str:
 
 
 def keys(content: bytes) -> str:
-    """A file with OpenPGP public keys, armoured or not (RFC 9580, 6.2 and 4.2); a secret one would stay in the layer."""
-    if b"-----BEGIN PGP PRIVATE KEY BLOCK-----" in content:
+    """A file with OpenPGP public keys, armoured or not (RFC 9580, 6.2 and 4.2), or with one of apk's (RFC 7468, 13); a
+    secret one would stay in the layer.
+    """
+    if b"-----BEGIN PGP PRIVATE KEY BLOCK-----" in content or b" PRIVATE KEY-----" in content:
         return "this is a private key, and it would stay in the layer: export the public one"
-    if b"-----BEGIN PGP PUBLIC KEY BLOCK-----" in content:
+    if b"-----BEGIN PGP PUBLIC KEY BLOCK-----" in content or b"-----BEGIN PUBLIC KEY-----" in content:
         return ""
     first = content[0] if content else 0
     tag = first & 0x3F if first & 0x40 else (first & 0x3C) >> 2

@@ -152,7 +152,7 @@ def _removed(place: Place, written: Machine | Profile) -> dict[str, tuple[str, .
     for family, names in _by_family(written.remove_packages).items():
         at = place if isinstance(written.remove_packages, list) else place.at(family)
         for index, name in enumerate(names):
-            at.at(index).wrong(checks.installed(name))
+            at.at(index).wrong(checks.installed(name, family))
             if any(name in others for key, others in both.items() if not family or key in ("", family)):
                 at.at(index).wrong(f"{name!r} is in packages, too: one of them is wrong")
     return found

@@ -20,12 +20,13 @@ if TYPE_CHECKING:
 
     from roost.definition.model import Base, RepositoryKeys, User
 
-RECIPES = ("debian", "ubuntu", "fedora", "centos", "almalinux", "rockylinux", "opensuse", "arch", "gentoo")
+RECIPES = ("debian", "ubuntu", "fedora", "centos", "almalinux", "rockylinux", "opensuse", "arch", "gentoo", "alpine")
 FAMILIES = {
     "apt": "roost.distro.apt", "dnf": "roost.distro.dnf", "zypper": "roost.distro.zypper", "pacman": "roost.distro.pacman",
+    "apk": "roost.distro.apk", "portage": "roost.distro.portage",
 }  # fmt: skip
 """Those that make layers. Machines of the others of VERSIONS can be defined and planned."""
-VERSIONS = {"apt": 1, "dnf": 1, "zypper": 1, "pacman": 1, "portage": 0}
+VERSIONS = {"apt": 1, "dnf": 1, "zypper": 1, "pacman": 1, "apk": 1, "portage": 1}
 """Part of every layer's identity, known without importing a family: raised when what it does must rebuild layers.
 0: it makes none yet.
 """
@@ -114,17 +115,41 @@ class Inside(Struct, frozen=True, kw_only=True):
     stdin: bytes = b""
 
 
+class Archive(Struct, frozen=True, kw_only=True):
+    """An archive that a distribution releases itself, on its mirror; Roost downloads, verifies and unpacks it.
+
+    ``url`` is its address. With ``pointer``, a regular expression of one group, it is that of a text whose first match is
+    where the archive is, relative to it; ``clearsigned``: that text must be signed itself, or is refused. ``signature`` is
+    what the address of the archive's own signature ends in beside the archive's. ``digests``: the same of a file with its
+    digests, as sha256sum(1) or sha512sum(1) write them (clear-signed, if the pointer is). ``keys`` is the keyring that
+    must have signed, binary.
+    ``place`` is where in the tree it goes, without its first directory; empty: it is the tree. Of its content only what
+    is at or below the paths ``only``, unless that is empty.
+    """
+
+    url: str
+    keys: bytes
+    signature: str
+    pointer: str = ""
+    clearsigned: bool = False
+    digests: str = ""
+    place: str = ""
+    only: tuple[str, ...] = ()
+
+
 class Bootstrap(Struct, frozen=True, kw_only=True):
     """How a base layer is made on the host.
 
-    ``argv`` fills ``target``, which does not exist or is empty, in a mount namespace of its own: what it mounts below
-    ``target`` must vanish with it. ``env`` is added to the built environment. ``files`` (name → content) are written,
-    mode 0600, into a private directory (``private``, 0700) before ``argv`` starts and are gone afterwards.
+    ``archives`` are unpacked into ``target`` first. ``argv``, unless it is empty, fills ``target``, which does not exist or
+    is empty, in a mount namespace of its own: what it mounts below ``target`` must vanish with it. ``env`` is added to the
+    built environment. ``files`` (name → content) are written, mode 0600, into a private directory (``private``, 0700)
+    before ``argv`` starts and are gone afterwards.
     """
 
-    argv: tuple[str, ...]
+    argv: tuple[str, ...] = ()
     env: dict[str, str] = {}
     files: dict[str, bytes] = {}
+    archives: tuple[Archive, ...] = ()
 
 
 class Provision(Struct, frozen=True, kw_only=True):

@@ -1,0 +1,165 @@
+"""A base from archives that a distribution releases itself: found by a pointer on its mirror, verified, unpacked."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from typing import TYPE_CHECKING
+from urllib.parse import unquote, urljoin, urlsplit
+
+from roost.bases import fetch, streams, unpack
+from roost.errors import CommandError, StoreError
+from roost.host import files, runner
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from roost.distro.recipe import Archive
+    from roost.store import Store
+
+_BITS = {64: "sha256", 128: "sha512"}
+"""What a digest is, by its hexadecimal digits. (BLAKE2b has as many as SHA-512: a comment says which it is.)"""
+
+
+def fill(store: Store, archives: Sequence[Archive], *, tree: str, private: str, say: Callable[[bytes], None]) -> None:
+    """Unpacks ``archives`` into ``tree``, one after the other; ``private`` is a directory of the caller's.
+
+    Raises StoreError for what is not signed by the right key, has another digest, or cannot be unpacked; NetworkDown for a
+    mirror that cannot be reached.
+    """
+    for archive in archives:
+        _check_address(archive.url)
+        url = urljoin(archive.url, _pointed(archive, private)) if archive.pointer else archive.url
+        if url.startswith("file:"):
+            say(f"{url}\n".encode())
+            _unpacked(archive, url, _path(url), tree, private, say)
+            continue
+        with fetch.downloaded(store, url, say=say) as path:
+            _unpacked(archive, url, path, tree, private, say)
+
+
+def _check_address(url: str) -> None:
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https", "file"):
+        raise StoreError(f"not a mirror's address: {url!r}", hint="http://HOST/PATH, https://... or file:///PATH")
+    if "@" in parts.netloc:
+        where = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+        raise StoreError(
+            f"archives are not downloaded with a login: {where}",
+            hint='use a mirror that asks for none, or from = "tar:FILE"',
+        )
+
+
+def _path(url: str) -> str:
+    return unquote(urlsplit(url).path)
+
+
+def _text(url: str) -> bytes:
+    """A small file at an address."""
+    if not url.startswith("file:"):
+        return fetch.content(url)
+    try:
+        with open(_path(url), "rb") as stream:
+            return stream.read(fetch.SIGNATURE_MOST)
+    except OSError as e:
+        raise StoreError(f"{url}: {e.strerror}", hint="check mirror and release") from None
+
+
+def _pointed(archive: Archive, private: str) -> str:
+    text = _text(archive.url)
+    if archive.clearsigned:
+        text = _signed_text(text, archive, archive.url, private)
+    found = re.search(archive.pointer, text.decode(errors="replace"), re.MULTILINE)
+    if found is None:
+        raise StoreError(
+            f"{archive.url} names no archive", hint="has the mirror changed? another one may be up to date"
+        )
+    return found[1]
+
+
+def _signed_text(text: bytes, archive: Archive, url: str, private: str) -> bytes:
+    """What is signed of a clear-signed text (RFC 9580, 7), and nothing else of it."""
+    _write(private, "keys.gpg", archive.keys)
+    _write(private, "signed", text)
+    _write(private, "text", b"")
+    words = ("--keyring", f"{private}/keys.gpg", "--output", "-", "--", f"{private}/signed")
+    done = runner.run(runner.Command(argv=("sh", "-c", 'exec gpgv "$@" >"$0"', f"{private}/text", *words),
+                                     env={"GNUPGHOME": private}, private=True))  # fmt: skip
+    if done.status:
+        name = os.path.basename(urlsplit(url).path)
+        raise StoreError(
+            f"{name} of the mirror is not signed by a key of the keyring",
+            details=done.output[-2000:].decode(errors="replace").strip(),
+            hint="the mirror is damaged, or has been changed on the way; or the keyring is not its own or too old",
+        )
+    with open(f"{private}/text", "rb") as stream:
+        return stream.read()
+
+
+def _unpacked(archive: Archive, url: str, path: str, tree: str, private: str, say: Callable[[bytes], None]) -> None:
+    signature = f"{url}{archive.signature}"
+    name = os.path.basename(urlsplit(url).path)
+    _write(private, "keyring", archive.keys)
+    _write(private, "detached", _text(signature))
+    fetch.check_signature(path, f"{private}/detached", f"{private}/keyring", private, name=os.path.basename(signature))
+    say(f"{name}: the signature is good\n".encode())
+    if archive.digests:
+        text = _text(f"{url}{archive.digests}")
+        if archive.clearsigned:
+            text = _signed_text(text, archive, f"{url}{archive.digests}", private)
+        _check_digest(path, name, text)
+        say(f"{name}: the digest is right\n".encode())
+    with open(path, "rb", buffering=0) as raw:
+        try:
+            with streams.decompressed(raw) as stream:
+                done = unpack.unpack(stream, tree, place=_placing(archive) if archive.place else None)
+        except (StoreError, CommandError) as e:
+            raise StoreError(f"{name}: {e.brief}", details=e.details, hint=e.hint) from None
+    say(f"{name}: {done.entries} files, {done.size} bytes\n".encode())
+
+
+def _placing(archive: Archive) -> Callable[[list[str]], list[str] | None]:
+    above = archive.place.split("/")
+    only = [path.split("/") for path in archive.only]
+
+    def placed(parts: list[str]) -> list[str] | None:
+        below = parts[1:]
+        if only and not any(below[: len(one)] == one for one in only):
+            return None
+        return [*above, *below]
+
+    return placed
+
+
+def _digests(text: bytes, name: str) -> Iterator[tuple[str, str]]:
+    """The digests that a file has of ``name``: each line's, with what the comment before says that they are."""
+    kind = ""
+    for line in text.decode(errors="replace").splitlines():
+        if comment := re.match(r"#\s*([A-Za-z0-9]+)", line):
+            kind = comment[1].lower()
+        elif (found := re.match(r"([0-9a-fA-F]{64,128})\s+\*?(\S+)\s*$", line)) and os.path.basename(found[2]) == name:
+            algorithm = {"blake2b": "blake2b"}.get(kind) or _BITS.get(len(found[1]), "")
+            if algorithm:
+                yield algorithm, found[1].lower()
+
+
+def _check_digest(path: str, name: str, text: bytes) -> None:
+    wanted = dict(_digests(text, name))
+    algorithm = next((one for one in ("sha512", "sha256", "blake2b") if one in wanted), "")
+    if not algorithm:
+        raise StoreError(
+            f"the mirror has no digest of {name}", hint="the mirror may be in the middle of a change: try again"
+        )
+    with open(path, "rb") as stream:
+        found = hashlib.file_digest(stream, algorithm).hexdigest()
+    if found != wanted[algorithm]:
+        raise StoreError(
+            f"{name} is not what the mirror's list of digests says",
+            details=f"{algorithm} in the list: {wanted[algorithm]}\n{algorithm} of the file: {found}",
+            hint="the mirror is damaged, or in the middle of a change: try again, or use another mirror",
+        )
+
+
+def _write(private: str, name: str, content: bytes) -> None:
+    files.write_atomic(f"{private}/{name}", content, mode=0o600)

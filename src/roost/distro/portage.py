@@ -1,0 +1,186 @@
+"""The portage family: Gentoo. A base is its stage3 of the day, with what emerge needs of the ebuild repository of that day.
+
+Packages are installed as Gentoo has built them (its binary packages), each verified by its signature; nothing is compiled.
+Of the ebuild repository a base has the profiles and no ebuilds, which are half a million files that nothing here needs.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from roost.distro import dnf, dnf_repos, keyring, portage_inside, portage_output, releases
+from roost.distro.portage_inside import CACHE, LIST, PROVISION
+from roost.distro.recipe import Archive, Bootstrap, Inside, Provision
+from roost.errors import DefinitionError
+from roost.host import dnf as host_dnf
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from roost.definition.model import Base, RepositoryKeys, User
+    from roost.distro.recipe import Origin, Recipe, Release
+    from roost.host.dnf import HostDnf
+
+NAME = "portage"
+NOBODY_GROUP = "nogroup"
+ARCHIVE_ENDINGS: tuple[str, ...] = (".gpkg.tar", ".xpak", ".tbz2")
+STATUS_PATH = LIST
+
+_REPOSITORY = "var/db/repos/gentoo"
+_NEEDED = ("profiles", "metadata/layout.conf")
+"""What of the ebuild repository emerge reads for binary packages: which profile there is, and what it says."""
+_STAGE3 = r"^([0-9TZ]+/stage3-[A-Za-z0-9_.+-]+\.tar\.[a-z0-9]+)(?:[ \t]+[0-9]+)?[ \t\r]*$"
+_CERTIFICATES = "certificates.pem"
+_VERSION = re.compile(r"(.+?)-([0-9][0-9.]*[a-z]?(?:_(?:alpha|beta|pre|rc|p)[0-9]*)*(?:-r[0-9]+)?)")
+"""A package's name and its version, PMS 3.1.2 and 3.2."""
+
+
+def read_host(root: str = "/") -> HostDnf:
+    """How the host reaches mirrors. Never raises."""
+    return host_dnf.read(root)
+
+
+def mistakes(base: Base, recipe: Recipe) -> tuple[str, ...]:
+    """Why this base cannot be made, a line for each reason; empty when it can be tried."""
+    return dnf.mistakes(base, recipe)
+
+
+def _resolve(base: Base, recipe: Recipe) -> tuple[Release, str, dict[str, str]]:
+    """The release, its mirror, and the address below it of each of its suites."""
+    if found := mistakes(base, recipe):
+        raise DefinitionError(f"{recipe.name} {base.release} cannot be made", details="\n".join(found))
+    release = recipe.releases[base.release]
+    words = dnf_repos.words(base, recipe, release)
+    url = releases.mirror(base, recipe, release)
+    return release, url, {suite.name: f"{url}/{suite.path.format(**words)}" for suite in release.suites}
+
+
+def bootstrap(
+    base: Base,
+    recipe: Recipe,
+    *,
+    host: HostDnf,
+    target: str | Path,  # noqa: ARG001  # Roost unpacks by itself
+    private: str | Path,  # noqa: ARG001
+    archives: str | Path,  # noqa: ARG001
+) -> Bootstrap:
+    """The archives that a base is made of: the newest stage3, and the ebuild repository's newest snapshot.
+
+    Raises HostError for a keyring that the host lacks, DefinitionError for a base that ``mistakes`` has something to say
+    about.
+    """
+    _, _, places = _resolve(base, recipe)
+    keys = releases.openpgp(base, recipe, host)
+    stage3 = Archive(
+        url=places["stage3"], keys=keys, pointer=_STAGE3, clearsigned=True, signature=".asc", digests=".DIGESTS"
+    )
+    snapshot = Archive(url=places["snapshot"], keys=keys, signature=".gpgsig", place=_REPOSITORY, only=_NEEDED)
+    return Bootstrap(archives=(stage3, snapshot))
+
+
+def finish(base: Base, recipe: Recipe, *, host: HostDnf) -> Inside:
+    """The last step of a base, run inside it: its binary packages' place and keys, and nothing of the host."""
+    _, _, places = _resolve(base, recipe)
+    keys = keyring.armoured(releases.openpgp(base, recipe, host), base.keyring or recipe.keyring)
+    return portage_inside.finish(places[f"binpackages-{base.architecture}"], keys)
+
+
+def provision(base: Base, recipe: Recipe | None, *, host: HostDnf, repositories: Sequence[Origin] = ()) -> Provision:
+    """What the steps of layers over this base need to reach its mirrors; nothing of it may stay in a layer.
+
+    ``recipe`` None: a tree whose mirrors are not known; it has a package cache of its own.
+    """
+    files = {_CERTIFICATES: host.ca_bundle} if host.ca_bundle else {}
+    env = {"LC_ALL": "C.UTF-8", **{f"{scheme}_proxy": url for scheme, url in host.proxies.items()}}
+    if host.ca_bundle:
+        env["SSL_CERT_FILE"] = f"{PROVISION}/{_CERTIFICATES}"
+    urls = [origin.url for origin in repositories]
+    if recipe is None:
+        key = dnf_repos.digest("portage", base.source, base.from_layer)
+    else:
+        _, url, places = _resolve(base, recipe)
+        key = dnf_repos.digest("portage", places, base.variant, base.keyring_digest)
+        urls.append(url)
+    if repositories:
+        key = dnf_repos.digest(key, sorted([origin.url, origin.keys] for origin in repositories))
+    return Provision(files=files, env=env, cache=CACHE, cache_key=key, binds=dnf_repos.local(urls))
+
+
+def add_repository(repository: RepositoryKeys) -> Inside:
+    """A place with binary packages, and its keys. Portage has one set of keys: it trusts these for every place.
+
+    Raises HostError when the key file holds none.
+    """
+    return portage_inside.add_repository(repository)
+
+
+def install(packages: Sequence[str], *, init: bool = False) -> Inside:  # noqa: ARG001
+    """Installs binary packages; a name may be any that emerge takes. Every stage3 has its init: ``init`` adds nothing."""
+    return portage_inside.install(packages)
+
+
+def remove(packages: Sequence[str]) -> Inside:
+    """Removes packages, with what nothing needs any more; a name that is not installed is no error."""
+    return portage_inside.remove(packages)
+
+
+def upgrade() -> Inside:
+    """Brings every installed package up to what the binary packages' place has."""
+    return portage_inside.upgrade()
+
+
+def set_locale(name: str) -> Inside:
+    """Makes a locale and the machine's default of it."""
+    return portage_inside.set_locale(name)
+
+
+def set_timezone(name: str) -> Inside:
+    """Sets the clock's zone, with the package ``sys-libs/timezone-data`` when the machine lacks it."""
+    return portage_inside.set_timezone(name)
+
+
+def set_root_password(hashed: str) -> Inside:
+    """Root's password, as crypt(5) stores it; empty: none is asked for."""
+    return portage_inside.set_root_password(hashed)
+
+
+def enable(services: Sequence[str]) -> Inside:
+    """Has units start with the machine, by systemctl or, where there is none, by rc-update."""
+    return portage_inside.enable(services)
+
+
+def ready_to_boot() -> Inside:
+    """Sees that there is an init, and takes away the identity that others would share."""
+    return portage_inside.ready_to_boot()
+
+
+def add_user(user: User) -> Inside:
+    """Makes an account, and sudo for it. The same account already there is left alone; another one fails the step."""
+    return portage_inside.add_user(user, NOBODY_GROUP)
+
+
+def list_packages() -> Inside:
+    """Writes the list anew: portage keeps a directory for each package."""
+    return portage_inside.list_packages()
+
+
+def packages(status: bytes) -> dict[str, str]:
+    """``CATEGORY/NAME`` → version of the installed packages; a second one of a name is called ``CATEGORY/NAME:SLOT``."""
+    found: dict[str, str] = {}
+    for line in status.decode("utf-8", "replace").splitlines():
+        whole, _, slot = line.partition("\t")
+        if match := _VERSION.fullmatch(whole):
+            found[f"{match[1]}:{slot}" if match[1] in found else match[1]] = match[2]
+    return found
+
+
+def unreachable(output: str) -> str:
+    """The mirror that a failed step could not reach, from its output; empty when it failed for another reason."""
+    return portage_output.unreachable(output)
+
+
+def explain(output: str) -> tuple[str, str]:
+    """Why a step failed and what to try (brief, hint), from its output; both empty when it is not known."""
+    return portage_output.explain(output)

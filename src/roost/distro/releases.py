@@ -1,0 +1,83 @@
+"""What families have in common whose bases are archives of the distribution's own: the mirror's address, and the keys."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from typing import TYPE_CHECKING
+
+from roost.distro import apt_auth, keyring
+from roost.errors import DefinitionError, HostError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from roost.definition.model import Base
+    from roost.distro.recipe import Recipe, Release
+    from roost.host.dnf import HostDnf
+
+ADDRESS = re.compile(r"(https?|file)://?[^\s\[\]\"'\\,;{}]+")
+
+
+def mirror(base: Base, recipe: Recipe, release: Release) -> str:
+    """The mirror, without a ``/`` at its end. Raises DefinitionError for what is no address, or has a login in it."""
+    url, login = apt_auth.split(base.mirror or {**recipe.mirrors, **release.mirrors}["main"])
+    if not ADDRESS.fullmatch(url):
+        raise DefinitionError(f"not a mirror's address: {url!r}", hint="http://HOST/PATH, https://... or file:///PATH")
+    if login is not None:
+        raise DefinitionError(
+            f"a mirror of {recipe.name} cannot have a login: {url}", hint="use a mirror that asks for none"
+        )
+    return url.rstrip("/")
+
+
+def read_keyring(base: Base) -> bytes:
+    """The content of the keyring that the definition names.
+
+    Raises HostError when it cannot be read, DefinitionError when it is another one than when the definition was read.
+    """
+    content = read(base.keyring)
+    wanted = base.keyring_digest.rpartition(":")[2]
+    if wanted and hashlib.sha256(content).hexdigest() != wanted:
+        raise DefinitionError(f"the keyring changed since the definition was read: {base.keyring}", hint="start again")
+    return content
+
+
+def openpgp(base: Base, recipe: Recipe, host: HostDnf) -> bytes:
+    """The OpenPGP keys that sign a distribution's archives, binary. Raises HostError when the host lacks them."""
+    if base.keyring:
+        return keyring.binary(read_keyring(base), base.keyring)
+    path = host.root.rstrip("/") + recipe.keyring
+    try:
+        return keyring.binary(read(path), path)
+    except HostError as e:
+        if "is not on this host" not in e.brief:
+            raise
+    raise missing(recipe, base, recipe.keyring, recipe.keyring_source)
+
+
+def missing(recipe: Recipe, base: Base, path: str, source: str) -> HostError:
+    """What to say when the host lacks a keyring."""
+    return HostError(
+        f"the keyring {path} is not on this host",
+        details=f"it signs {recipe.name} {base.release}",
+        hint=f"get the keys from {source}, compare their fingerprints with what {recipe.name} publishes, and name the file "
+        'in the definition: keyring = "PATH"',
+    )
+
+
+def read(path: str) -> bytes:
+    """A file with keys. Raises HostError."""
+    try:
+        with open(path, "rb") as stream:
+            return stream.read()
+    except OSError as e:
+        why = "is not on this host" if isinstance(e, FileNotFoundError) else f"cannot be read: {e.strerror}"
+        raise HostError(f"the keyring {path} {why}", hint="check the path") from None
+
+
+def check_names(packages: Sequence[str], pattern: str, hint: str) -> None:
+    """Raises DefinitionError for what cannot be a package's name."""
+    for name in packages:
+        if not re.fullmatch(pattern, name):
+            raise DefinitionError(f"not the name of a package: {name!r}", hint=hint)
