@@ -150,7 +150,7 @@ _KNOWN: tuple[tuple[str, str, str], ...] = (
     (
         r"Exec format error",
         "this host cannot run programs of that architecture",
-        "apt install qemu-user-static",
+        "`roost doctor` says by what other architectures are run here",
     ),
 )
 

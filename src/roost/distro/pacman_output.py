@@ -144,7 +144,7 @@ _KNOWN: tuple[tuple[str, str, str], ...] = (
     ),
     (r"no locale is called (\S+) here", "there is no locale {what}", "/etc/locale.gen in the machine names them"),
     (r"no time zone is called (\S+) here", "there is no time zone {what}", "`timedatectl list-timezones` has their names"),
-    (r"Exec format error", "this host cannot run programs of that architecture", "apt install qemu-user-static"),
+    (r"Exec format error", "this host cannot run programs of that architecture", "`roost doctor` says by what others are run here"),
 )  # fmt: skip
 
 
