@@ -97,7 +97,11 @@ def of_base(base: Base, recipe: Recipe, family: Family, host: Any) -> tuple[Comm
 def _words(archive: Any) -> tuple[str, ...]:
     """An archive that is downloaded, checked and unpacked by Roost itself."""
     known = {name: getattr(archive, name) for name in archive.__struct_fields__ if name not in ("url", "keys")}
-    return (archive.url, *(f"{name}={value}" for name, value in known.items() if value))
+    return (archive.url, *(f"{name}={_text(value)}" for name, value in known.items() if value))
+
+
+def _text(value: Any) -> str:
+    return ",".join(value) if isinstance(value, tuple) else str(value)
 
 
 def of_contents(contents: Contents, family: Family) -> tuple[Command, ...]:

@@ -17,13 +17,14 @@ import jsonschema
 import msgspec
 
 import roost
-from fuzz import checks, given, networks, shown
+from fuzz import checks, given, networks, recipes, shown
 from roost import facts, ready
 from roost.artifacts import expand
 from roost.cli import main
 from roost.cli.parser import parse
 from roost.cli.running import run_of
 from roost.definition import with_family
+from roost.definition.package_sets import is_open
 from roost.definition.schema import json_schema
 from roost.distro import family
 from roost.engine import execute, seccomp
@@ -65,7 +66,8 @@ def definition(data: bytes, place: Path) -> None:
     for machine in machines:
         manager = family("apt")
         for layer in with_family(machine, "apt").layers:
-            manager.install(layer.packages)
+            if not is_open(layer.packages):  # which packages those are, only the tree says
+                manager.install(layer.packages)
             for user in layer.users:
                 manager.add_user(user)
         bound = tuple(Bound(source=b.source, target=b.target, read_only=b.read_only) for b in machine.binds)
@@ -341,6 +343,7 @@ TARGETS: dict[str, Callable[[bytes, Path], None]] = {
         given.archive,
         given.image,
         networks.networks,
+        recipes.recipe,
         shown.output,
         shown.monitor,
     )

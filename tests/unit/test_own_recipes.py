@@ -12,6 +12,7 @@ from roost import commands, facts
 from roost.distro import family, recipe
 from roost.distro.own import read, recipe_of
 from roost.errors import DefinitionError
+from roost.host.apt import Entry, HostApt
 from roost.plan import Plan, make
 
 if TYPE_CHECKING:
@@ -105,6 +106,16 @@ def test_a_new_release_of_a_shipped_distribution(tmp_path: Path) -> None:
 def test_without_a_mirror_of_its_own_the_host_s_serves_it(tmp_path: Path) -> None:
     found, _ = read(str(_file(tmp_path, DERIVED)), "mine.toml")
     assert found.mirrors_of == "debian"
+    entry = Entry(
+        file="/etc/apt/sources.list",
+        types=("deb",),
+        uris=("https://own.example/debian",),
+        suites=("bookworm",),
+        components=("main",),
+    )
+    host = HostApt(root="/nowhere", distribution="debian", architecture="amd64", entries=(entry,), only_shown=True)
+    argv = commands.of_base(base_of(plan(tmp_path, DERIVED)), found, family("apt"), host)[0].argv
+    assert any(" https://own.example/debian bookworm main" in word for word in argv)
     found, _ = read(str(_file(tmp_path, DERIVED + 'mirrors = { main = "http://m.example/d" }\n')), "mine.toml")
     assert found.mirrors_of == ""
     assert found.mirrors["security"] == recipe("debian").mirrors["security"], "merged key by key"
@@ -194,6 +205,12 @@ WRONG = {
     "set": (DERIVED + '[sets]\nx = ["a b"]', "3: sets.x[0]: not a package 'a b'"),
     "set's name": (DERIVED + '[sets]\nX = ["a"]', "3: sets.X: a set's name has a-z"),
     "no release": (DERIVED + "inherit-releases = false", "releases: there is no release"),
+    "a second line": (DERIVED + '[releases.x]\nsuites = [{ name = "x" }]\nnotes = ["a\\nb"]', "notes[0]: has the character U+000A"),
+    "a path that climbs": (WHOLE.replace("{release}/", "../"), "suites[0].path: not a path '../{architecture}/'"),
+    "a format": (WHOLE.replace("{release}/", "{release:>9999}/"), "suites[0].path: not a path"),
+    "option as a package": (WHOLE.replace('"bash"', '"--nogpgcheck"'), "packages.minimal[0]: not a package '--nogpgcheck'"),
+    "a private key": (DERIVED + 'keyring = "mine.toml"', "2: keyring: holds no OpenPGP keys"),
+    "components": (DERIVED + 'components = ["main contrib"]', "2: components[0]: not a component 'main contrib'"),
     "a key of another's": (DERIVED + 'mirrors-of = "debian"', "2: mirrors-of: unknown key"),
 }  # fmt: skip
 
