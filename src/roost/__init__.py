@@ -20,14 +20,14 @@ if TYPE_CHECKING:
     from roost.updates import Updated
 
 _PUBLIC = {
-    "Artifact": "roost.results", "Error": "roost.errors", "Installed": "roost.packages", "Manager": "roost.api", "Plan": "roost.plan", "Removal": "roost.gc",
-    "Result": "roost.results", "Run": "roost.sessions", "Session": "roost.sessions", "Source": "roost.sessions",
+    "Artifact": "roost.results", "Error": "roost.errors", "Installed": "roost.packages", "Manager": "roost.api", "Plan": "roost.plan",
+    "Removal": "roost.gc", "Result": "roost.results", "Run": "roost.sessions", "Session": "roost.sessions", "Source": "roost.sessions",
     "Stop": "roost.stop", "Updated": "roost.updates", "Variant": "roost.matrix", "Watch": "roost.api", "load": "roost.api",
 }  # fmt: skip
 
 __all__ = [
-    "Artifact", "Error", "Installed", "Manager", "Plan", "Removal", "Result", "Run", "Session", "Source", "Stop", "Updated", "Variant", "Watch", "__version__",
-    "load",
+    "Artifact", "Error", "Installed", "Manager", "Plan", "Removal", "Result", "Run", "Session", "Source", "Stop", "Updated",
+    "Variant", "Watch", "__version__", "load",
 ]  # fmt: skip
 
 
