@@ -12,20 +12,22 @@ if TYPE_CHECKING:
     from roost.errors import Error
     from roost.gc import Removal
     from roost.matrix import Variant
+    from roost.packages import Installed
     from roost.plan import Plan
     from roost.results import Artifact, Result
     from roost.sessions import Run, Session, Source
     from roost.stop import Stop
+    from roost.updates import Updated
 
 _PUBLIC = {
-    "Artifact": "roost.results", "Error": "roost.errors", "Manager": "roost.api", "Plan": "roost.plan", "Removal": "roost.gc",
-    "Result": "roost.results", "Run": "roost.sessions", "Session": "roost.sessions", "Source": "roost.sessions",
-    "Stop": "roost.stop", "Variant": "roost.matrix", "Watch": "roost.api", "load": "roost.api",
+    "Artifact": "roost.results", "Error": "roost.errors", "Installed": "roost.packages", "Manager": "roost.api", "Plan": "roost.plan",
+    "Removal": "roost.gc", "Result": "roost.results", "Run": "roost.sessions", "Session": "roost.sessions", "Source": "roost.sessions",
+    "Stop": "roost.stop", "Updated": "roost.updates", "Variant": "roost.matrix", "Watch": "roost.api", "load": "roost.api",
 }  # fmt: skip
 
 __all__ = [
-    "Artifact", "Error", "Manager", "Plan", "Removal", "Result", "Run", "Session", "Source", "Stop", "Variant", "Watch", "__version__",
-    "load",
+    "Artifact", "Error", "Installed", "Manager", "Plan", "Removal", "Result", "Run", "Session", "Source", "Stop", "Updated",
+    "Variant", "Watch", "__version__", "load",
 ]  # fmt: skip
 
 

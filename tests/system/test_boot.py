@@ -205,6 +205,14 @@ def test_an_update_and_the_way_back(rig: BootRig) -> None:
     assert rig.inside("cat /etc/made").text == second
 
 
+def test_an_update_that_changes_nothing_lets_it_run(rig: BootRig) -> None:
+    rig.up()
+    before = rig.nspawn()
+    outcome = rig.up("--update")
+    assert (outcome["action"], outcome["packages"]) == ("unchanged", [])
+    assert rig.nspawn() == before
+
+
 @pytest.mark.parametrize("victim", ["nspawn", "supervisor"])
 def test_a_kill_leaves_nothing(rig: BootRig, victim: str) -> None:
     """nspawn is started again by its supervisor; without a supervisor all of it goes, and `up` starts it anew."""

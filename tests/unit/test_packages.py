@@ -11,8 +11,10 @@ import pytest
 from packageurl import PackageURL
 from stored_layers import DPKG, dpkg, put
 
+import roost
 from roost.distro import apt, dnf
 from roost.distro.recipe import Package, inventory
+from roost.errors import StoreError
 from roost.packages import Installed, Lists, installed
 from roost.spdx import document, purl
 from roost.store import Store
@@ -67,6 +69,25 @@ def test_a_family_that_tells_names_and_versions_alone_will_do() -> None:
         Package(name="vim", version="2:8.2-1", architecture="x86_64"), Package(name="old", version="1"),
     ]  # fmt: skip
     assert [one.source for one in apt.inventory(dpkg("a 1 all", "b 1-1+b2 amd64 c (1-1)").encode())] == ["", "c 1-1"]
+
+
+def test_a_machine_stands_for_its_topmost_layer(store: Store, tmp_path: Path) -> None:
+    """A name of a layer comes first; a machine that is not made is told how to make it."""
+    file = tmp_path / "roost.toml"
+    kept = 'from = "layer:kept"\n'
+    unmade = '[machines.kept]\ndistribution = "debian"\nrelease = "sid"\n'
+    file.write_text(f'[machines.m]\n{kept}[machines.n]\n{kept}files = {{ "/x" = {{ content = "x" }} }}\n{unmade}')
+    (tmp_path / "names").mkdir()
+    (tmp_path / "names/kept").write_text(top(store).digest)
+    manager = roost.Manager(roost.load(file), state=str(tmp_path))
+    for word in ("m", "kept", top(store).digest[:12]):
+        assert manager.find_layer(word).name == "machine m"
+    with pytest.raises(StoreError) as caught:
+        manager.find_layer("n")
+    assert (caught.value.brief, caught.value.hint) == (
+        "the layers of machine n are not made",
+        "make them: `roost build n`",
+    )
 
 
 # -- SPDX

@@ -313,7 +313,7 @@ def remove(packages: Sequence[str]) -> Inside:
 
 def upgrade() -> Inside:
     """Brings every package up to what there is."""
-    return _script("manage upgrade\n")
+    return _script("if command -v apk >/dev/null; then manage upgrade; fi\n")
 
 
 def set_locale(name: str) -> Inside:
