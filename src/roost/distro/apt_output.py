@@ -44,7 +44,10 @@ def _mirror(url: str) -> str:
 _KEY = (
     'name the keyring that has it, keyring = "PATH" (of a repository: key), or use the mirror that the key belongs to'
 )
-_MISSING = 'check mirror, release and components; an archived release is on another mirror (mirror = "URL")'
+_MISSING = (
+    "check mirror, release and components; what was archived since is at http://archive.debian.org/debian"
+    ' or http://old-releases.ubuntu.com/ubuntu: mirror = "URL"'
+)
 _NOT_FOUND = "the mirror does not have it: {what}"
 
 _ARCHIVED = re.compile(r"^roost: archived: (?P<what>.+), and at (?P<where>\S+)$", re.MULTILINE)
