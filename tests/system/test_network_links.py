@@ -316,6 +316,30 @@ def test_a_killed_process_leaves_nothing_that_lasts(net: Host, what: str) -> Non
     assert number > 12
 
 
+def test_killed_before_its_interface_says_whose_it_is(net: Host) -> None:
+    """It cannot be told by its alias then; that somebody has begun with it is recorded."""
+    link = net.network.allot("db", PLAIN)
+    before = net.state()
+    space = Space()
+
+    def hook(event: str, words: tuple[object, ...]) -> None:
+        if (event, words) == ("roost.netlink", ("describe",)):
+            os._exit(9)
+
+    def child() -> None:
+        sys.addaudithook(hook)
+        net.network.attach(link, PLAIN, space.fd)
+
+    assert in_children([child]) == [9]
+    assert link.interface in netlink.interfaces()
+    net.another().attach(link, PLAIN, space.fd)
+    with net.wan.listen(80):
+        assert space.reaches(WAN, 80)
+    net.another().detach(link)
+    space.close()
+    assert net.state() == before
+
+
 def differences(old: dict[str, str], new: dict[str, str]) -> dict[str, set[str]]:
     """The lines that only one of two states has."""
     found = {key: set(old[key].split("\n")) ^ set(new[key].split("\n")) for key in old}

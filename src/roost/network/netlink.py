@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 _REQUEST, _DUMP, _INTERRUPTED = 0x1, 0x300, 0x10
 _ERROR, _DONE = 2, 3
 _GETLINK, _GETADDR, _GETROUTE = 18, 22, 26
-_IFLA_IFNAME, _IFLA_MTU, _IFLA_LINK, _IFLA_MASTER, _IFLA_IFALIAS = 3, 4, 5, 10, 20
+_IFLA_IFNAME, _IFLA_MTU, _IFLA_LINK, _IFLA_MASTER, _IFLA_OPERSTATE, _IFLA_IFALIAS = 3, 4, 5, 10, 16, 20
+_IF_OPER_UP = 6  # linux/if.h
 _IFA_ADDRESS, _IFA_LOCAL = 1, 2
 _RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_TABLE = 1, 4, 5, 15
 _IFF_UP, _IFF_RUNNING = 0x1, 0x40
@@ -33,12 +34,16 @@ MAIN = 254  # RT_TABLE_MAIN
 
 
 class Interface(Struct, frozen=True):
-    """A network interface. ``peer`` is the index of the other end of a veth pair, ``master`` that of its bridge."""
+    """A network interface. ``peer`` is the index of the other end of a veth pair, ``master`` that of its bridge.
+
+    ``running`` is one that the kernel has not said to be down; ``carries``, one that it has said to be up.
+    """
 
     index: int
     name: str
     up: bool
     running: bool
+    carries: bool
     mtu: int
     peer: int
     master: int
@@ -71,7 +76,8 @@ def interfaces() -> dict[str, Interface]:
         of = _attributes(payload, 16)
         name = of[_IFLA_IFNAME].rstrip(b"\0").decode(errors="replace")
         found[name] = Interface(
-            index, name, bool(flags & _IFF_UP), bool(flags & _IFF_RUNNING), _number(of, _IFLA_MTU), _number(of, _IFLA_LINK),
+            index, name, bool(flags & _IFF_UP), bool(flags & _IFF_RUNNING),
+            of.get(_IFLA_OPERSTATE) == bytes((_IF_OPER_UP,)), _number(of, _IFLA_MTU), _number(of, _IFLA_LINK),
             _number(of, _IFLA_MASTER), of.get(_IFLA_IFALIAS, b"").rstrip(b"\0").decode(errors="replace"),
         )  # fmt: skip
     return found
