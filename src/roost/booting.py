@@ -66,8 +66,26 @@ class Booting:
         names = list(patterns) or [machine.name for machine in self.machines() if machine.boot is not None]
         if not names:
             raise DefinitionError("no machine of the definition boots", hint="name one, or give it `boot = {}`")
-        plan, errors = self._built(names, jobs=jobs, update=update)
         boots = self.boots()
+        if self.definition is not None and names[1:] == [] and names[0] in self.definition.machines:
+            boots.host.expect(names[0])
+        try:
+            return self._up(boots, names, wait=wait, ephemeral=ephemeral, update=update, restart=restart, jobs=jobs)
+        finally:
+            boots.host.forget()
+
+    def _up(
+        self,
+        boots: Machines,
+        names: list[str],
+        *,
+        wait: bool,
+        ephemeral: bool | None,
+        update: bool,
+        restart: bool,
+        jobs: int | None,
+    ) -> list[Outcome]:
+        plan, errors = self._built(names, jobs=jobs, update=update)
         works: dict[str, Callable[[int], Outcome]] = {}
         for item in plan.machines:
             name, missing = item.machine.name, [digest for digest in item.layers if not self.store.has(digest)]

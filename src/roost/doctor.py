@@ -183,24 +183,18 @@ def _machines() -> Check:
 
 def _networks() -> Check:
     """Makes a table of rules, and a pair of links, in a network namespace that is gone at once."""
+    from roost.network import links
+
     name = "private networks"
     path = runner.child_env({})["PATH"]
-    if missing := [
-        package
-        for program, package in (("ip", "iproute2"), ("nft", "nftables"))
-        if not shutil.which(program, path=path)
-    ]:
-        remedy = f"apt install {' '.join(missing)}"
-        return Check(name=name, state="warning", found=f"not installed: {' '.join(missing)}", remedy=remedy)
+    if not shutil.which("nft", path=path):
+        return Check(name=name, state="warning", found="not installed: nftables", remedy="apt install nftables")
 
     def attempt() -> None:
         syscalls.unshare(syscalls.CLONE_NEWNET)
         rules = b"table inet roost {\nchain out {\ntype nat hook postrouting priority srcnat\nmasquerade\n}\n}\n"
-        for argv, text in (
-            (("nft", "-f", "-"), rules),
-            (("ip", "-batch", "-"), b"link add ro-try type veth peer name host0\n"),
-        ):
-            runner.check(runner.run(runner.Command(argv=argv, stdin=text)))
+        runner.check(runner.run(runner.Command(argv=("nft", "-f", "-"), stdin=rules)))
+        links.try_out()
 
     try:
         runner.in_child(attempt)

@@ -240,8 +240,9 @@ def _forked(argv: Sequence[str], *, fds: Sequence[int] = (), output: int) -> int
         environment = runner.child_env({})
         os.environ.clear()
         os.environ.update(environment)
-        *_, program, state, name, told = argv
-        status = importlib.import_module(f"roost.boot.{program}").supervise(state, name, int(told))
+        program, state, name, told, *later = argv[argv.index("roost.boot") + 1 :]
+        module = importlib.import_module(f"roost.boot.{program}")
+        status = (module.supervise_later if later else module.supervise)(state, name, int(told))
         sys.stderr.flush()
         os._exit(status)
     except Exception:

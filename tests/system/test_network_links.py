@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import ipaddress
+import json
 import os
 import signal
 import socket
@@ -314,6 +315,50 @@ def test_a_killed_process_leaves_nothing_that_lasts(net: Host, what: str) -> Non
         assert differences(before, net.state()) == {}, number
         assert not os.path.exists(f"{net.directory}/run"), number
     assert number > 12
+
+
+def test_killed_before_its_interface_says_whose_it_is(net: Host) -> None:
+    """It cannot be told by its alias then; that somebody has begun with it is recorded."""
+    link = net.network.allot("db", PLAIN)
+    before = net.state()
+    space = Space()
+
+    def hook(event: str, words: tuple[object, ...]) -> None:
+        if (event, words) == ("roost.netlink", ("describe",)):
+            os._exit(9)
+
+    def child() -> None:
+        sys.addaudithook(hook)
+        net.network.attach(link, PLAIN, space.fd)
+
+    assert in_children([child]) == [9]
+    assert link.interface in netlink.interfaces()
+    net.another().attach(link, PLAIN, space.fd)
+    with net.wan.listen(80):
+        assert space.reaches(WAN, 80)
+    net.another().detach(link)
+    space.close()
+    assert net.state() == before
+
+
+def test_what_the_kernel_says_of_chains_is_what_nft_says(net: Host) -> None:
+    net.up("db", NetworkTerms(bridge="lab"))
+    more = "table ip filter { chain FORWARD { type filter hook forward priority 0; policy drop; }; chain plain { }; }\n"
+    net.here.run(
+        "nft",
+        "-f",
+        "-",
+        stdin=f"{more}table netdev n {{ chain c {{ type filter hook ingress device up0 priority 0; }}; }}",
+    )
+    told = json.loads(net.here.run("nft", "-j", "list", "chains"))["nftables"]
+    chains = [item["chain"] for item in told if "hook" in item.get("chain", {})]
+    expected = [(*(raw[key] for key in ("family", "table", "name", "type")), raw["policy"] == "drop") for raw in chains]
+    found = [(one.family, one.table, one.name, one.kind, one.drops) for one in netlink.base_chains()]
+    assert sorted(found) == sorted(expected)
+    hooks = {one.name: one.hook for one in netlink.base_chains() if one.family != "netdev"}
+    assert hooks == {raw["name"]: raw["hook"] for raw in chains if raw["family"] != "netdev"}
+    assert "FORWARD" in [one[2] for one in found if one[4]]
+    net.down("db")
 
 
 def differences(old: dict[str, str], new: dict[str, str]) -> dict[str, set[str]]:

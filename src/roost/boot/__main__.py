@@ -16,9 +16,10 @@ def main(argv: list[str]) -> int:
     sys.modules.setdefault("typing_extensions", None)  # type: ignore[arg-type]
     what, state, name, *more = argv[1:]
     if what == "supervise":
-        from roost.boot.supervise import supervise
+        from roost.boot import supervise
 
-        return supervise(state, name, int(more[0]))
+        begin = supervise.supervise_later if more[1:] == ["later"] else supervise.supervise
+        return begin(state, name, int(more[0]))
     from roost.boot.enter import act
 
     try:

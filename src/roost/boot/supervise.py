@@ -1,6 +1,6 @@
 """A machine on a host without systemd: a small process that starts its nspawn, keeps its console, and sees it end.
 
-    python -m roost.boot supervise STATE NAME TOLD
+    python -m roost.boot supervise STATE NAME TOLD [later]
 
 nspawn runs in pid and mount namespaces of its own below this process: when either is killed, the kernel clears the rest.
 SIGTERM asks the machine for an orderly end, and kills it when its time for that is over. TOLD is a descriptor to which
@@ -295,6 +295,22 @@ def _notify_socket() -> socket.socket:
     made.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
     made.bind(f"\0roost-{os.urandom(8).hex()}")
     return made
+
+
+def supervise_later(state: str, name: str, told: int) -> int:
+    """``supervise``, when it is asked for: TOLD is a socket, from which comes the descriptor for what is printed.
+
+    When its other end is closed before, the machine is not to be started. It has loaded what it needs by then.
+    """
+    with socket.socket(fileno=told) as channel:
+        channel.set_inheritable(False)
+        asked, descriptors, _, _ = socket.recv_fds(channel, 1, 1)
+        if not asked or not descriptors:
+            return 0
+        for number in (1, 2):
+            os.dup2(descriptors[0], number)
+        os.close(descriptors[0])
+        return supervise(state, name, channel.detach())
 
 
 def supervise(state: str, name: str, told: int) -> int:

@@ -7,6 +7,7 @@ import json
 import os
 import select
 import signal
+import socket
 import sys
 import time
 from typing import TYPE_CHECKING
@@ -31,6 +32,52 @@ class Supervised:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._records = Records(store)
+        self._early: tuple[str, socket.socket] | None = None
+
+    def expect(self, name: str) -> None:
+        """A start of the machine is likely: its supervisor's Python begins to load now, while layers are looked at.
+
+        ``forget`` has to follow.
+        """
+        if self._records.running(name) is not None:
+            return
+        ours, theirs = socket.socketpair()
+        null = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            self._spawn(name, theirs.fileno(), null, "later")
+        finally:
+            theirs.close()
+            os.close(null)
+        self._early = name, ours
+
+    def forget(self) -> None:
+        """No start is expected any more; what was begun for it and not used ends."""
+        if self._early is not None:
+            self._early[1].close()
+            self._early = None
+
+    def _spawn(self, name: str, told: int, output: int, *more: str) -> None:
+        argv = [sys.executable, "-I", "-m", "roost.boot", "supervise", self._store.given, name, str(told), *more]
+        runner.spawn(argv, fds=(told,), output=output)
+
+    def _begin(self, name: str, log: int) -> int:
+        """Starts the supervisor; the descriptor from which its answer is read."""
+        early, self._early = self._early, None
+        if early is not None:
+            with early[1] as channel:
+                if early[0] == name:
+                    with contextlib.suppress(OSError):  # somebody has killed it
+                        socket.send_fds(channel, [b"g"], [log])
+                        return channel.detach()
+        reader, writer = os.pipe2(os.O_CLOEXEC)
+        try:
+            self._spawn(name, writer, log)
+        except BaseException:
+            os.close(reader)
+            raise
+        finally:
+            os.close(writer)
+        return reader
 
     def refuse(self, name: str) -> None:
         """Nobody else has machines here."""
@@ -50,12 +97,9 @@ class Supervised:
             os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC,
             0o600,
         )
-        reader, writer = os.pipe2(os.O_CLOEXEC)
         try:
-            argv = [sys.executable, "-I", "-m", "roost.boot", "supervise", self._store.given, name, str(writer)]
-            runner.spawn(argv, fds=(writer,), output=log)
+            reader = self._begin(name, log)
         finally:
-            os.close(writer)
             os.close(log)
         try:
             answer = _read(reader)

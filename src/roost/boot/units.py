@@ -44,6 +44,12 @@ class Units:
     def __init__(self, store: Store) -> None:
         self._store = store
 
+    def expect(self, _name: str) -> None:
+        """Nothing of Roost's is running for a start."""
+
+    def forget(self) -> None:
+        """Nothing was begun."""
+
     def refuse(self, name: str) -> None:
         """Raises StoreError when somebody else's machine has the name."""
         for path in (_nspawn_file_of(name), _drop_in_of(name)):

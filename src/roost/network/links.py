@@ -1,24 +1,25 @@
 """Interfaces: a veth pair with one end in the machine, bridges, addresses and routes on both sides.
 
-Both sides are set up by ``ip -batch`` from outside, so that a machine without any network software has its network.
+Both sides are set up from outside, so that a machine without any network software has its network.
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import time
 import zlib
 
 from roost.errors import HostError
-from roost.host import runner
 from roost.network import netlink
+from roost.network.changing import Changes
 from roost.network.records import INSIDE, PREFIX, Link
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
-_TIMEOUT = 30.0
 _USUAL_MTU = 1500
 _ENDING = 0.2  # seconds; then somebody else holds the network namespace
 _PATIENCE = 2.0  # seconds; whoever has set an end down again is not waited for
@@ -31,89 +32,97 @@ def mac_of(name: str, side: str) -> str:
     return ":".join(f"{byte:02x}" for byte in (0x02, 0x52, *word.to_bytes(4, "big")))
 
 
-def outside_batch(link: Link, netns: str, known: dict[str, netlink.Interface], mtu: int) -> str:
-    """What ``ip -batch`` does on the host; ``netns`` is a path of the machine's network namespace, ``mtu`` 0 the usual."""
-    lines = []
+def _make_outside(link: Link, netns: int, known: dict[str, netlink.Interface], changes: Changes) -> None:
+    """On the host, with the other end in the network namespace ``netns``."""
     if link.bridge and link.bridge not in known:
-        lines.append(f"link add name {link.bridge} address {mac_of(link.bridge, 'bridge')} type bridge forward_delay 0")
+        changes.add_bridge(link.bridge, mac_of(link.bridge, "bridge"))
     if link.interface in known:
-        lines.append(f"link del dev {link.interface}")
-    size = f" mtu {mtu}" if mtu else ""
-    peer = f"peer name {_NEW} address {mac_of(link.machine, 'machine')}{size} netns {netns}"
-    lines += [
-        f"link add name {link.interface} address {mac_of(link.machine, 'host')}{size} type veth {peer}",
-        f"link set dev {link.interface} alias roost:{link.machine}",
-    ]
-    return "\n".join([*lines, *_outside(link)]) + "\n"
+        changes.delete(known[link.interface].index)
+    own, other = mac_of(link.machine, "host"), mac_of(link.machine, "machine")
+    changes.add_veth(link.interface, own, _NEW, other, netns, mtu=uplink_mtu(known))
+    known = netlink.interfaces()
+    changes.describe(known[link.interface].index, f"roost:{link.machine}")
+    _set_outside(link, known, changes)
 
 
-def _outside(link: Link) -> list[str]:
-    lines = [f"address replace {link.gateway}/{link.address.partition('/')[2]} dev {link.device}"]
+def _set_outside(link: Link, known: dict[str, netlink.Interface], changes: Changes) -> None:
+    device, interface = known[link.device].index, known[link.interface].index
+    changes.address(device, f"{link.gateway}/{link.address.partition('/')[2]}")
     if link.gateway6:  # a link-local address that is looked for on the link first is of no use for a second or two
-        length = link.address6.partition("/")[2]
-        lines += [
-            f"link set dev {link.device} addrgenmode none",
-            f"address replace fe80::1/64 dev {link.device} nodad",
-            f"address replace {link.gateway6}/{length} dev {link.device} nodad",
-        ]
+        changes.make_no_address(device)
+        changes.address(device, "fe80::1/64")
+        changes.address(device, f"{link.gateway6}/{link.address6.partition('/')[2]}")
     if link.bridge:
-        lines += [
-            f"link set dev {link.bridge} alias roost-bridge",
-            f"link set dev {link.bridge} up",
-            f"link set dev {link.interface} master {link.bridge}",
-        ]
-    return [*lines, f"link set dev {link.interface} up"]
+        changes.describe(device, "roost-bridge")
+        changes.set_up(device)
+        changes.join(interface, device)
+    changes.set_up(interface)
 
 
-def inside_batch(link: Link, device: str = INSIDE) -> str:
-    """What it does in the machine.
+def _set_inside(link: Link, known: dict[str, netlink.Interface], changes: Changes) -> None:
+    """In the machine.
 
     A new link has another name until its addresses are there: the machine's systemd-networkd takes notice of it by its
     name. It has a broadcast address as networkd would give it one: networkd 252 asks the kernel again and again for an
     address that is there without, until it fails with ERANGE.
     """
-    lines = [
-        "link set dev lo up",
-        f"address replace {link.address} broadcast + dev {device}",
-        *([f"address replace {link.address6} dev {device} nodad"] if link.address6 else []),
-        *([f"link set dev {device} name {INSIDE}"] if device != INSIDE else []),
-        f"link set dev {INSIDE} up",
-        f"route replace default via {link.gateway} dev {INSIDE}",
-        *([f"route replace default via {link.gateway6} dev {INSIDE}"] if link.gateway6 else []),
-    ]
-    return "\n".join(lines) + "\n"
+    device = known[_NEW if _NEW in known else INSIDE].index
+    changes.set_up(known["lo"].index)
+    changes.address(device, link.address, broadcast=True)
+    if link.address6:
+        changes.address(device, link.address6)
+    if _NEW in known:
+        changes.rename(device, INSIDE)
+    changes.set_up(device)
+    changes.default_route(device, link.gateway)
+    if link.gateway6:
+        changes.default_route(device, link.gateway6)
+
+
+def try_out() -> None:
+    """Makes a pair of interfaces in this network namespace, which should be nobody's. Raises OSError."""
+    own = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        with Changes() as changes:
+            changes.add_veth("ro-try", mac_of("try", "host"), INSIDE, mac_of("try", "machine"), own)
+    finally:
+        os.close(own)
 
 
 def make(link: Link, netns: int) -> None:
     """Makes both ends, or only sets what they lack when they are there already; packets pass then. Raises HostError."""
     known = netlink.interfaces()
-    path = f"/proc/{os.getpid()}/fd/{netns}"
-    if link.interface in known and is_ours(link, known, netns):
-        set_outside(link)
-    else:
-        batch(outside_batch(link, path, known, uplink_mtu(known)), link)
-    with netlink.inside(netns):
-        device = _NEW if _NEW in netlink.interfaces() else INSIDE
-        batch(inside_batch(link, device), link)
+    with _refusing(link):
+        with Changes() as changes:
+            if link.interface in known and is_ours(link, known, netns):
+                _set_outside(link, known, changes)
+            else:
+                _make_outside(link, netns, known, changes)
+        with netlink.inside(netns), Changes() as changes:
+            _set_inside(link, netlink.interfaces(), changes)
     _wait_until_running(link, netns)
 
 
 def _wait_until_running(link: Link, netns: int) -> None:
-    """The kernel opens a new link's queues a moment after it is up; what is sent before is lost, and is late by a second."""
+    """The kernel opens a new link's queues a moment after it is up; what is sent before is lost, and is late by a second.
+
+    It says so by the operational state. The flag for it is set before, too, as long as the state is not known yet.
+    """
     deadline = time.monotonic() + _PATIENCE
     while time.monotonic() < deadline:
         outside = netlink.interfaces()
         with netlink.inside(netns):
             inside = netlink.interfaces()
         ends = (outside.get(link.interface), outside.get(link.device), inside.get(INSIDE))
-        if all(end is not None and end.running for end in ends):
+        if all(end is not None and end.carries for end in ends):
             return
         time.sleep(0.001)
 
 
 def set_outside(link: Link) -> None:
     """Sets what the host's end lacks. Raises HostError."""
-    batch("\n".join(_outside(link)) + "\n", link)
+    with _refusing(link), Changes() as changes:
+        _set_outside(link, netlink.interfaces(), changes)
 
 
 def is_ours(link: Link, known: dict[str, netlink.Interface], netns: int) -> bool:
@@ -127,14 +136,24 @@ def is_ours(link: Link, known: dict[str, netlink.Interface], netns: int) -> bool
 def remove(link: Link, others: list[Link]) -> None:
     """Removes the host's end, and with it the machine's; with the last of a bridge, the bridge. Raises HostError."""
     known = netlink.interfaces()
-    lines = [f"link del dev {link.interface}"] if link.interface in known else []
-    if link.bridge in known and not any(other.bridge == link.bridge for other in others):
-        lines.append(f"link del dev {link.bridge}")
-    if lines:
-        done = _ip("\n".join(lines) + "\n", force=True)
-        left = {link.interface, *([link.bridge] if len(lines) > 1 else [])} & netlink.interfaces().keys()
-        if left:  # else it went with its machine meanwhile
-            raise _refused(link, done)
+    names = [link.interface]
+    if link.bridge and not any(other.bridge == link.bridge for other in others):
+        names.append(link.bridge)
+    with Changes() as changes:
+        for name in names:
+            try:
+                if name in known:
+                    changes.delete(known[name].index)
+            except OSError as e:
+                if name in netlink.interfaces():  # else it went with its machine meanwhile
+                    raise _refused(link, e) from e
+
+
+def remove_nameless(link: Link) -> None:
+    """Removes what a process made that was killed before it could say whose it is. Raises HostError."""
+    found = netlink.interfaces().get(link.interface)
+    if found is not None and not found.alias:
+        remove(link, [link])
 
 
 def wait_until_gone(link: Link) -> None:
@@ -165,21 +184,19 @@ def uplink_mtu(known: dict[str, netlink.Interface]) -> int:
     return min((way.mtu for way in ways if way is not None and 576 <= way.mtu < _USUAL_MTU), default=0)
 
 
-def batch(text: str, link: Link) -> None:
-    """``ip -batch``. Raises HostError."""
-    done = _ip(text)
-    if done.status:
-        raise _refused(link, done)
+@contextlib.contextmanager
+def _refusing(link: Link) -> Iterator[None]:
+    try:
+        yield
+    except OSError as e:
+        raise _refused(link, e) from e
+    except KeyError as e:  # an interface that has gone meanwhile, with its machine
+        raise _refused(link, OSError(errno.ENODEV, f"{e.args[0]}: {os.strerror(errno.ENODEV)}")) from e
 
 
-def _ip(text: str, *, force: bool = False) -> runner.Finished:
-    argv = ("ip", *(("-force",) if force else ()), "-batch", "-")
-    return runner.run(runner.Command(argv=argv, stdin=text.encode(), timeout=_TIMEOUT))
-
-
-def _refused(link: Link, done: runner.Finished) -> HostError:
+def _refused(link: Link, error: OSError) -> HostError:
     return HostError(
         f"the network of {link.machine} could not be set up",
-        details=done.output.decode(errors="replace").strip()[-2000:],
+        details=error.strerror or str(error),
         hint="`ip link` and `ip route` show what is there; `roost network check` says what is missing",
     )

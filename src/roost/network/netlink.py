@@ -23,22 +23,32 @@ if TYPE_CHECKING:
 _REQUEST, _DUMP, _INTERRUPTED = 0x1, 0x300, 0x10
 _ERROR, _DONE = 2, 3
 _GETLINK, _GETADDR, _GETROUTE = 18, 22, 26
-_IFLA_IFNAME, _IFLA_MTU, _IFLA_LINK, _IFLA_MASTER, _IFLA_IFALIAS = 3, 4, 5, 10, 20
+_IFLA_IFNAME, _IFLA_MTU, _IFLA_LINK, _IFLA_MASTER, _IFLA_OPERSTATE, _IFLA_IFALIAS = 3, 4, 5, 10, 16, 20
+_IF_OPER_UP = 6  # linux/if.h
 _IFA_ADDRESS, _IFA_LOCAL = 1, 2
 _RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_TABLE = 1, 4, 5, 15
 _IFF_UP, _IFF_RUNNING = 0x1, 0x40
 _CLONED = 0x200  # RTM_F_CLONED: an entry of a cache
 _PROTOCOL_RA = 9  # RTPROT_RA: a router has announced it
 MAIN = 254  # RT_TABLE_MAIN
+# linux/netfilter/nfnetlink.h and nf_tables.h: the message, its attributes, and words for numbers as nft has them
+_NETLINK_NETFILTER, _GETCHAIN = 12, 10 << 8 | 4
+_CHAIN_TABLE, _CHAIN_NAME, _CHAIN_HOOK, _CHAIN_POLICY, _CHAIN_TYPE, _HOOK_NUMBER = 1, 3, 4, 5, 7, 1
+_FAMILIES = {1: "inet", 2: "ip", 3: "arp", 5: "netdev", 7: "bridge", 10: "ip6"}
+_HOOKS = ("prerouting", "input", "forward", "output", "postrouting", "ingress")
 
 
 class Interface(Struct, frozen=True):
-    """A network interface. ``peer`` is the index of the other end of a veth pair, ``master`` that of its bridge."""
+    """A network interface. ``peer`` is the index of the other end of a veth pair, ``master`` that of its bridge.
+
+    ``running`` is one that the kernel has not said to be down; ``carries``, one that it has said to be up.
+    """
 
     index: int
     name: str
     up: bool
     running: bool
+    carries: bool
     mtu: int
     peer: int
     master: int
@@ -69,10 +79,11 @@ def interfaces() -> dict[str, Interface]:
     for payload in _dump(_GETLINK, struct.pack("=BxHiII", 0, 0, 0, 0, 0)):
         _, _, index, flags, _ = struct.unpack_from("=BxHiII", payload)
         of = _attributes(payload, 16)
-        name = of[_IFLA_IFNAME].rstrip(b"\0").decode(errors="replace")
+        name = _text(of, _IFLA_IFNAME)
         found[name] = Interface(
-            index, name, bool(flags & _IFF_UP), bool(flags & _IFF_RUNNING), _number(of, _IFLA_MTU), _number(of, _IFLA_LINK),
-            _number(of, _IFLA_MASTER), of.get(_IFLA_IFALIAS, b"").rstrip(b"\0").decode(errors="replace"),
+            index, name, bool(flags & _IFF_UP), bool(flags & _IFF_RUNNING),
+            of.get(_IFLA_OPERSTATE) == bytes((_IF_OPER_UP,)), _number(of, _IFLA_MTU), _number(of, _IFLA_LINK),
+            _number(of, _IFLA_MASTER), _text(of, _IFLA_IFALIAS),
         )  # fmt: skip
     return found
 
@@ -104,6 +115,33 @@ def routes() -> list[Route]:
     return found
 
 
+class BaseChain(Struct, frozen=True):
+    """A chain of nftables that is called at a hook, in nft's words; ``drops``: packets that no rule of it speaks of."""
+
+    family: str
+    table: str
+    name: str
+    kind: str
+    hook: str
+    drops: bool
+
+
+def base_chains() -> list[BaseChain]:
+    """All of this network namespace, of every table. Raises OSError when the kernel has no nftables."""
+    found = []
+    for payload in _dump(_GETCHAIN, bytes(4), protocol=_NETLINK_NETFILTER):
+        of = _attributes(payload, 4)  # struct nfgenmsg: family, version, resource
+        number = _attributes(memoryview(of.get(_CHAIN_HOOK, b"")), 0).get(_HOOK_NUMBER)
+        family = _FAMILIES.get(payload[0])
+        if number is None or family is None:
+            continue
+        hook = int.from_bytes(number, "big")
+        table, name, kind = (_text(of, key) for key in (_CHAIN_TABLE, _CHAIN_NAME, _CHAIN_TYPE))
+        drops = int.from_bytes(of.get(_CHAIN_POLICY, b"\1"), "big") == 0  # NF_DROP
+        found.append(BaseChain(family, table, name, kind, _HOOKS[hook] if hook < len(_HOOKS) else "", drops))
+    return found
+
+
 @contextlib.contextmanager
 def inside(netns: int) -> Iterator[None]:
     """This thread is in the network namespace of a descriptor, and then back; sockets stay where they were made."""
@@ -123,6 +161,10 @@ def _block(raw: bytes, length: int) -> Block:
     return Block(bits, int.from_bytes(raw, "big") >> room << room, length)
 
 
+def _text(of: dict[int, bytes], key: int) -> str:
+    return of.get(key, b"").rstrip(b"\0").decode(errors="replace")
+
+
 def _number(of: dict[int, bytes], key: int) -> int:
     return int(struct.unpack("=I", of[key])[0]) if len(of.get(key, b"")) == 4 else 0
 
@@ -139,9 +181,9 @@ def _attributes(payload: memoryview, start: int) -> dict[int, bytes]:
     return found
 
 
-def _dump(kind: int, payload: bytes) -> list[memoryview]:
+def _dump(kind: int, payload: bytes, *, protocol: int = socket.NETLINK_ROUTE) -> list[memoryview]:
     """The answers to a request for everything; asked again when it changed while it was told."""
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE) as door:
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol) as door:
         door.bind((0, 0))
         number, whole = 0, False
         found: list[memoryview] = []

@@ -157,6 +157,8 @@ class Network:
         with self._lock():
             every = self.records()
             others = self._clear([one for one in every if one.link.interface != link.interface])
+            if len(others) < len(every):  # somebody has begun with it before
+                links.remove_nameless(link)
             clashes.refuse(new, others)
             same = not any(one.elements != new.elements for one in every if one.link.interface == link.interface)
             working = link.interface in netlink.interfaces()

@@ -7,7 +7,7 @@ takes it out with the last link. What machines may do is in Roost's own table, w
 from __future__ import annotations
 
 from roost.host import runner
-from roost.network import writing
+from roost.network import netlink, writing
 from roost.network.records import PREFIX
 from roost.structs import Struct
 
@@ -49,8 +49,15 @@ def listing(*words: str) -> list[dict[str, Any]]:
 
 def closed() -> list[Chain]:
     """The chains of others that drop by their policy."""
-    chains = [item["chain"] for item in listing("chains") if "chain" in item]
-    return [chain for raw in chains if raw.get("policy") == "drop" and (chain := _chain(raw)) is not None]
+    try:
+        every = netlink.base_chains()  # nft would take its time for the same, before each first link
+    except OSError:
+        return []
+    return [
+        chain
+        for one in every
+        if one.drops and (chain := _chain(one.family, one.table, one.name, one.kind, one.hook)) is not None
+    ]
 
 
 def blocking() -> list[Chain]:
@@ -66,7 +73,7 @@ def blocking() -> list[Chain]:
             last[*place, rule["chain"]] = [word for part in rule.get("expr", ()) for word in part if word != "counter"]
     found = []
     for raw in (item["chain"] for item in every if "chain" in item):
-        chain = _chain(raw)
+        chain = _chain(raw["family"], raw["table"], raw["name"], raw.get("type", ""), raw.get("hook", ""))
         if chain is None or f"'{PREFIX}" in texts.get((chain.family, chain.table), ""):
             continue
         ends = last.get((chain.family, chain.table, chain.name), [])
@@ -75,12 +82,10 @@ def blocking() -> list[Chain]:
     return found
 
 
-def _chain(raw: dict[str, Any]) -> Chain | None:
-    if raw.get("hook") not in _HOOKS or raw.get("type") != "filter" or raw["table"] in _OWN:
+def _chain(family: str, table: str, name: str, kind: str, hook: str) -> Chain | None:
+    if hook not in _HOOKS or kind != "filter" or table in _OWN or family not in ("ip", "ip6", "inet"):
         return None
-    if raw["family"] not in ("ip", "ip6", "inet"):
-        return None
-    return Chain(raw["family"], raw["table"], raw["name"], raw["hook"])
+    return Chain(family, table, name, hook)
 
 
 def insertion(chain: Chain) -> str:
