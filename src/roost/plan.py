@@ -310,7 +310,7 @@ def _difference(key: str, old: Any, new: Any) -> list[str]:
         return [f"scripts changed: {', '.join(names)}" if names else "scripts removed or reordered"]
     if key in ("root_password", "init"):  # what is known of them says nothing
         return [f"{key.replace('_', '-')} {'changed' if old and new else 'added' if new else 'removed'}"]
-    if key in ("archive", "image-layer", "directory", "mkosi"):  # digests
+    if key in ("archive", "image-layer", "directory", "mkosi", "recipe_digest"):
         old, new = old and old[:12], new and new[:12]
     return [f"{key.replace('_', '-')} changed: {old or 'default'} to {new or 'default'}"]
 

@@ -13,7 +13,7 @@ from roost.distro import family, recipe
 from roost.distro.own import read, recipe_of
 from roost.errors import DefinitionError
 from roost.host.apt import Entry, HostApt
-from roost.plan import Plan, make
+from roost.plan import Plan, make, why
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -145,6 +145,13 @@ def test_what_counts_for_a_base(tmp_path: Path) -> None:
         assert plan(tmp_path, f"{DERIVED}{change}\n").layers[0].digest != first.layers[0].digest, change
     shipped = plan(tmp_path, DERIVED, MACHINE.replace("mine", "debian"))
     assert shipped.layers[0].digest != first.layers[0].digest
+
+
+def test_the_plan_says_that_the_recipe_changed(tmp_path: Path) -> None:
+    before, after = plan(tmp_path, DERIVED).layers[0], plan(tmp_path, DERIVED + "version = 2\n").layers[0]
+    old, new = before.facts["recipe_digest"], after.facts["recipe_digest"]
+    said = why(after.digest, after.facts, (before.digest, before.facts))
+    assert said == f"recipe-digest changed: {old[:12]} to {new[:12]}"
 
 
 def test_a_set_of_its_own_changes_the_layers_that_have_it(tmp_path: Path) -> None:
