@@ -32,7 +32,8 @@ _KNOWN: tuple[tuple[str, str, str], ...] = (
     ),
     (
         _WARNING
-        + r"(\S+?://\S+?|/\S+?):? (?:HTTP (?:error|[45])|No such file|unexpected end of file|remote server returned error|(?:package )?not found)",
+        + r"(\S+?://\S+?|/\S+?):? (?:HTTP (?:error|[45])|No such file|unexpected end of file|remote server returned error|"
+        r"(?:package )?not found)",
         "the mirror does not have it: {what}",
         'check mirror and release (mirror = "URL")',
     ),
