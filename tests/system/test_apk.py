@@ -99,6 +99,12 @@ def test_a_tree_from_a_key_that_did_not_sign(mirror: Alpine, tmp_path: Path) -> 
     assert apk.explain(done.stdout + done.stderr)[0] == "the repository's signature is not good"
 
 
+def test_a_host_without_an_apk(mirror: Alpine, new_store: Callable[[], str], tmp_path: Path) -> None:
+    rig = Rig(new_store(), tmp_path, mirror.definition('bootstrap = "apk"', key=mirror.signer.public))
+    assert shutil.which("apk") is None, "the test wants a host without one"
+    refused(rig, "step 'apk' failed: this host has no apk, which makes this base", "the minirootfs needs none")
+
+
 def test_alpine_in_layers(alpine: Rig, mirror: Alpine) -> None:
     done = alpine.run("hello; cat /usr/share/other /etc/apk/repositories /etc/apk/world; apk --version", machine="m")
     assert done.text.startswith(

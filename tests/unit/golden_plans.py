@@ -66,6 +66,19 @@ CONTENTS = Contents(
     init=True,
 )  # fmt: skip
 
+# of a key that was thrown away
+APK_KEY = b"""\
+-----BEGIN PUBLIC KEY-----
+MIIBIjANBgkqhkiG9w0BAQEFAAOCAQ8AMIIBCgKCAQEA3CuYZIuiuqXapEGJvANS
+LOOdB+eEg+Mnr9jDbJ6lxFHEITDFvKgDCTvlI6Qk19SL1av8+rAHo190TVnya5Sp
+7f1eTOzmoGQ6KJ67BCb8HL7oLaogCoXddigkdgO/rDBzIrtwvJdZa11k0z6CnBNf
+q+TNjRYrhnj1Gx/USLSwcOF/sdZovSWGGSKqA7UPglwUYxa4mHXks6EAuIxQGz9x
+h42T/XG4uWPHaSLLHTPZ16FyH6BYD6CjUQjbUdcaz7Qh6fqsYc4O8LNHaIq3c77B
+zDAwlSQDVPUPMXZYwH+HiQlADeHHpdX7pQeZe8tcrMT8aE+W280tRog/eojvfN5W
++QIDAQAB
+-----END PUBLIC KEY-----
+"""
+
 
 def names() -> list[str]:
     """The files, without their ending."""
@@ -141,7 +154,9 @@ def _base(one: Recipe, release: str, architecture: str) -> Iterator[str]:
 def _family(name: str) -> Iterator[str]:
     one = next((one for one in map(recipe, RECIPES) if one.family == name), None)
     yield f"=== {name}: what is made above a base"
-    yield from _commands(lambda: commands.of_contents(CONTENTS, family(name)), None)
+    other = structs.replace(CONTENTS.repositories[0], key=APK_KEY if name == "apk" else KEY)
+    contents = structs.replace(CONTENTS, repositories=(other,))
+    yield from _commands(lambda: commands.of_contents(contents, family(name)), None)
     yield ""
     yield "--- without an init"
     yield from _commands(lambda: commands.of_contents(Contents(name="", packages=("git",)), family(name)), None)

@@ -7,8 +7,8 @@ import re
 _WARNING = r"(?:WARNING|ERROR): (?:updating and opening |fetching |updating |opening )?"
 _UNREACHABLE = (
     _WARNING
-    + r"(?:\S+: )?(\S+?://\S+?):? (?:could not connect|DNS|network error|temporary error|connection (?:timed out|refused|aborted)|"
-    r"operation timed out|network connection|no route|host is unreachable)",
+    + r"(?:\S+: )?(\S+?://\S+?):? (?:(?i:could not connect|connection (?:timed out|refused|reset|aborted)|operation timed out|"
+    r"network (?:error|is unreachable|connection)|no route|host is unreachable)|DNS|temporary error)",
     r"wget: (?:can't connect to remote host|bad address|download timed out)[^\n]*\n(?:.*\n)*?roost: cannot get (\S+)",
 )
 _NO_APK = """leave `bootstrap` out: the minirootfs needs none. Or get apk.static, of https://gitlab.alpinelinux.org/alpine/apk-tools, \
@@ -32,7 +32,8 @@ _KNOWN: tuple[tuple[str, str, str], ...] = (
     ),
     (
         _WARNING
-        + r"(\S+?://\S+?|/\S+?):? (?:HTTP error|No such file|unexpected end of file|remote server returned error|(?:package )?not found)",
+        + r"(\S+?://\S+?|/\S+?):? (?:HTTP (?:error|[45])|No such file|unexpected end of file|remote server returned error|"
+        r"(?:package )?not found)",
         "the mirror does not have it: {what}",
         'check mirror and release (mirror = "URL")',
     ),

@@ -83,7 +83,8 @@ def bootstrap(
 def finish(base: Base, recipe: Recipe, *, host: HostDnf) -> Inside:
     """The last step of a base, run inside it: its binary packages' place and keys, and nothing of the host."""
     _, _, places = _resolve(base, recipe)
-    keys = keyring.armoured(releases.openpgp(base, recipe, host), base.keyring or recipe.keyring)
+    keys = releases.openpgp(base, recipe, host)
+    keys = keyring.armoured(keys, base.keyring or recipe.keyring) if keys else b""
     return portage_inside.finish(places[f"binpackages-{base.architecture}"], keys)
 
 
