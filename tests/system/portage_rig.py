@@ -104,7 +104,7 @@ class Gentoo(NamedTuple):
 
 
 def wheel(name: str) -> Path:
-    """What `make setup` has downloaded for the machines of tests (requirements-guests.lock)."""
+    """What `make test` has downloaded for the machines of tests (requirements-guests.lock)."""
     [found] = (Path(sys.prefix) / "guests").glob(f"{name}-*.whl")
     return found
 
