@@ -215,9 +215,10 @@ def layer_show(options: argparse.Namespace) -> int:
         ("name", layer.name),
         ("stands on", " ".join(p[:12] for p in layer.parents) or "nothing"),
     ]
+    old = age(time.time() - layer.created)
     facts += [
         ("size", f"{size(layer.size)} in {layer.files} files"),
-        ("made", f"{age(time.time() - layer.created)} ago in {layer.seconds:.1f} s"),
+        ("made", f"{'just now' if old == 'now' else f'{old} ago'}, in {layer.seconds:.1f} s"),
     ]
     facts += [(key, value if isinstance(value, str) else json.dumps(value)) for key, value in layer.facts.items()]
     for key, value in facts:
