@@ -270,6 +270,18 @@ def test_many_at_once(net: Host) -> None:
     assert net.state() == before
 
 
+def test_whoever_comes_while_the_last_one_goes_finds_its_place(net: Host) -> None:
+    """Each makes the directory of what is attached when it is missing, and removes it when nothing is left."""
+
+    def come_and_go() -> None:
+        network = net.another()
+        for _ in range(500):
+            network.restore()
+
+    assert in_children([come_and_go] * 4) == [0] * 4
+    assert not os.path.exists(f"{net.directory}/run")
+
+
 def _killed_at(number: int, work: Callable[[], object]) -> bool:
     """Whether a child that does it dies at the ``number``-th thing that it changes."""
     count = 0

@@ -298,13 +298,20 @@ class Network:
         """The lock, on the file that has its name now: who was last has removed the one before."""
         path = f"{self._run}/lock"
         while True:
-            os.makedirs(self._run, mode=0o700, exist_ok=True)
-            with contextlib.suppress(FileNotFoundError):
+            try:
+                os.makedirs(self._run, mode=0o700, exist_ok=True)
                 fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-                fcntl.flock(fd, fcntl.LOCK_EX)
-                if os.path.exists(path) and os.path.samestat(os.fstat(fd), os.stat(path)):
+            except FileNotFoundError:
+                continue
+            except FileExistsError:  # it was there for mkdir(2) and has gone since, unless it is no directory
+                if os.path.isfile(self._run) or os.path.islink(self._run):
+                    raise
+                continue
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(fd), os.stat(path)):
                     return fd
-                os.close(fd)
+            os.close(fd)
 
     def _tidy(self) -> None:
         """With the lock held: what the dead have left goes, and when nothing is attached or lent, all of the directory."""
