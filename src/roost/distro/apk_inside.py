@@ -103,12 +103,18 @@ _INSTALL_INIT = """
 if [ $# -gt 0 ]; then get "$@"; fi
 """
 
+# What others need stays, and apk says so without failing.
 _REMOVE = """
 there=
+is_there() { apk info --installed "$1" >/dev/null 2>&1; }
 for name; do
-    if apk info --installed "$name" >/dev/null 2>&1; then there="$there $name"; fi
+    if is_there "$name"; then there="$there $name"; fi
 done
-[ -z "$there" ] || manage del --rdepends $there
+[ -n "$there" ] || exit 0
+manage del $there
+for name in $there; do
+    ! is_there "$name" || fail "$name is needed by others, and stays"
+done
 """
 
 # $1 the repositories, $2 the hosts file, $3 the name of a key that is on standard input, or nothing. A tree that was
@@ -306,7 +312,7 @@ def install(packages: Sequence[str], *, init: bool = False) -> Inside:
 
 
 def remove(packages: Sequence[str]) -> Inside:
-    """Removes packages, and what needs them or is needed by nothing else."""
+    """Removes packages, and what nothing needs any more; one that others need fails the step."""
     _check(packages)
     return _script(_REMOVE, *packages)
 

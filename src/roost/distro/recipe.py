@@ -235,7 +235,10 @@ class Family(Protocol):
         """
 
     def remove(self, packages: Sequence[str]) -> Inside:
-        """Removes packages, with their settings and what nothing needs any more. What is not installed is no error."""
+        """Removes packages, with their settings and what nothing needs any more. What is not installed is no error.
+
+        What needs them goes as well or fails the step, as the package manager has it.
+        """
 
     def upgrade(self) -> Inside:
         """Brings every installed package up to what the repositories have, and leaves no lists or downloaded files.
