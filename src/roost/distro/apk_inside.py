@@ -5,8 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from roost.distro import apt_inside
-from roost.distro.apt_inside import HOSTS
+from roost.distro.apt_inside import HOSTS, account_words
 from roost.distro.apt_system import FAIL, READY
 from roost.distro.recipe import Inside
 from roost.distro.releases import ADDRESS, check_names
@@ -224,7 +223,7 @@ fi
 """
 )
 
-# The words are those of apt_inside.add_user; busybox has adduser(8), and need not have getent.
+# The words are those of account_words; busybox has adduser(8), and need not have getent.
 _ADD_USER = """
 name=$1 uid=$2 group=$3 home=$4 shell=$5 groups=$6 sudo=$7 sudoers=$8
 entry() { awk -F: -v column="$2" -v value="$3" '$column == value { print; exit }' "/etc/$1"; }
@@ -349,8 +348,7 @@ def ready_to_boot() -> Inside:
 
 def add_user(user: User, nobody_group: str) -> Inside:
     """Makes an account; raises DefinitionError for names and paths that its files cannot hold."""
-    words = apt_inside.add_user(user, nobody_group, "").argv[4:]
-    return _script(_ADD_USER, *words)
+    return _script(_ADD_USER, *account_words(user, nobody_group))
 
 
 def list_packages() -> Inside:
