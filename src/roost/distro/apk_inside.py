@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING
 
 from roost.distro.apt_inside import HOSTS, account_words
 from roost.distro.apt_system import FAIL, READY
 from roost.distro.recipe import Inside
-from roost.distro.releases import ADDRESS, check_names
-from roost.errors import DefinitionError
+from roost.distro.releases import MOUNTS, check_names, check_repository
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,7 +20,8 @@ PROVISION = "/run/roost/provision"
 CACHE = "/var/cache/apk"
 
 # $1 the tree, $2 the private directory, $3 packages that are there already, $4 the architecture, then packages.
-BOOTSTRAP = """\
+BOOTSTRAP = (
+    """\
 set -eu
 tree=$1 private=$2 archives=$3 architecture=$4
 shift 4
@@ -34,16 +33,14 @@ done
 [ -n "$tool" ] || fail "roost: there is no apk on this host"
 mkdir -p "$private/keys" "$tree/proc" "$tree/dev"
 for file in "$private"/key:*; do mv "$file" "$private/keys/${file##*/key:}"; done
-mount -t proc -o nosuid,nodev,noexec proc "$tree/proc"
-mount -t tmpfs -o nosuid,noexec,mode=0755,size=1m none "$tree/dev"
-for node in null zero full random urandom tty; do
-    : >"$tree/dev/$node"
-    mount --bind "/dev/$node" "$tree/dev/$node"
-done
+"""
+    + MOUNTS
+    + """\
 case $("$tool" --version) in "apk-tools 2"*) keep= ;; *) keep=--cache-packages ;; esac
 "$tool" --root "$tree" --initdb --arch "$architecture" --keys-dir "$private/keys" --no-progress $keep \\
     --repositories-file "$private/repositories" --cache-dir "$archives" --update-cache add "$@" </dev/null
 """
+)
 
 # What differs from one making of a layer to the next and is of no use in it; and the list of packages.
 TIDY = f"""
@@ -286,12 +283,7 @@ def finish(repositories: str, name: str, key: bytes) -> Inside:
 def add_repository(repository: RepositoryKeys, key: bytes) -> Inside:
     """Writes a repository and its key, by the name that its index has for it."""
     name = repository.name
-    if not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", name):
-        raise DefinitionError(f"not a repository's name: {name!r}", hint="a-z, 0-9, '-', '_'")
-    if not ADDRESS.fullmatch(repository.url):
-        raise DefinitionError(
-            f"not a repository's address: {repository.url!r}", hint="http://HOST/PATH or file:///PATH"
-        )
+    check_repository(repository)
     words = (name, address(repository.url.rstrip("/")), "yes" if key else "no")
     return Inside(argv=("/bin/sh", "-c", _REPOSITORY, "repository", *words), stdin=key)
 
