@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from roost import plan as planner
 from roost.definition.model import DistributionFacts, OwnRecipe
-from roost.distro.recipe import RECIPES, families_path, file_of, makes_layers, path_of, recipe, version_of
+from roost.distro.recipe import RECIPES, families_path, file_of, is_driven, path_of, recipe, version_of
 from roost.errors import HostError, StoreError
 from roost.host import architectures
 
@@ -107,11 +107,6 @@ def versions(distribution: str, family: str) -> list[int]:
     return [*own, version_of(family)] if family else own
 
 
-def is_made(family: str) -> bool:
-    """Whether layers of a family can be made; else they can be planned only."""
-    return makes_layers(family)
-
-
 class Names(Mapping[str, tuple[str, tuple[str, ...], str]]):
     """The committed layers, read when a plan asks for one: a store may have thousands."""
 
@@ -160,7 +155,7 @@ def known(
     return planner.Known(
         present=Present(store), last=last, names=Names(store), refreshed=refreshed, found=found, family_of=family_of,
         sets_of=sets_of_tree,
-        drives=lambda family: family not in ("", "none") and makes_layers(family),
+        drives=is_driven,
     )  # fmt: skip
 
 

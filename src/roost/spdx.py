@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from roost.bases.recognise import fields
-from roost.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -62,7 +61,7 @@ def document(store: Store, layer: LayerRecord, installed: Sequence[Installed]) -
         "name": layer.name,
         "creationInfo": {
             "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(layer.created)),
-            "creators": [f"Tool: roost-{__version__}"],
+            "creators": [f"Tool: roost-{layer.roost}" if layer.roost else "Tool: roost"],  # the one that made it
         },
         "packages": packages,
         "relationships": [

@@ -155,6 +155,10 @@ def test_packages_go(alpine: Rig, mirror: Alpine, tmp_path: Path) -> None:
     done = rig("build")
     assert done.status == 0, done
     assert rig.run("test ! -e /usr/bin/hello; apk info -e other greeting hello", machine="m").text == "other\n"
+    rig.define(mirror.definition(more.replace('["hello", "not-there"]', '["greeting"]', 1)))
+    refused(rig, "greeting is needed by others", "remove these as well")
+    rig.define(mirror.definition(more.replace('["hello", "not-there"]', '["greeting", "hello"]', 1)))
+    assert rig.run("apk info -e other greeting hello", machine="m").text == "other\n"
 
 
 def test_packages_are_brought_up(alpine: Rig, mirror: Alpine, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import signal
+import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ import pytest
 import roost
 from roost.host import foreign, runner, syscalls
 from roost.host.architectures import PROCESSORS
+from roost.sessions import init_path
 from roost.store import Store
 from system import processors
 from system.boot_rig import BootRig
@@ -49,6 +51,14 @@ from = "dir:{place}/i386"
 """
 HIDDEN = ("unshare", "--mount", "sh", "-c", 'mount --bind /dev/null /usr/bin/qemu-aarch64-static; exec "$@"', "sh")
 BINFMT_D = Path("/usr/lib/binfmt.d")
+# $0 a tree, $1 roost-init, $2 what it is to register
+BOOT_BY_HAND = """
+mount -t tmpfs none "$0/run"
+printf %s "$2" >"$0/run/roost-binfmt"
+cp "$1" "$0/run/roost-init"
+mount --rbind /proc "$0/proc"
+exec chroot "$0" /run/roost-init --boot
+"""
 
 
 @pytest.fixture(scope="session")
@@ -220,6 +230,38 @@ def test_a_booted_machine_is_what_it_is(
         assert rig("down", "tiny").status == 0
     finally:
         rig.close()
+
+
+def test_an_init_is_run_by_the_hosts_own_binfmt_misc(trees: Path) -> None:
+    """The start of a machine for which Roost registers nothing: it has no binfmt_misc of its own, which would hide the host's.
+
+    The host is a user namespace of the test's. nspawn starts nothing in one, so roost-init is run as nspawn runs it.
+    """
+    init = trees / "arm64/sbin/init"
+    init.unlink()
+    init.write_text("#!/bin/sh\nuname -m\n")
+    init.chmod(0o755)
+
+    def boot(registration: str) -> list[Any]:
+        foreign.enter(None)
+        Path(foreign.REGISTERED, "register").write_bytes((BINFMT_D / "qemu-aarch64.conf").read_bytes().strip())
+        words = (
+            "unshare",
+            "--user",
+            "--map-root-user",
+            "--mount",
+            "sh",
+            "-euc",
+            BOOT_BY_HAND,
+            trees / "arm64",
+            init_path(),
+        )
+        done = subprocess.run([*words, registration], capture_output=True, text=True, check=False)
+        return [done.stdout, done.stderr, done.returncode]
+
+    assert runner.in_child(lambda: boot("")) == ["aarch64\n", "", 0]
+    # what is written is registered: nothing but that namespace's own runs programs then
+    assert "no init can be started" in runner.in_child(lambda: boot(":other:E::other::/bin/sh:"))[1]
 
 
 def test_what_the_kernel_has_registered_is_understood() -> None:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from roost.distro.recipe import FAMILIES
 from system.boot_rig import BootRig
 from system.network_rig import UPLINK, WAN, host_at
 
@@ -112,11 +111,7 @@ def test_the_farm_of_ten_is_planned_on_a_clean_store(tiny: Rig) -> None:
     done = tiny("plan", "-f", str(farm))
     assert "base gentoo rolling amd64" in done.text
     assert "machine xenial-amd64" in done.text
-    families = {item["family"] for item in plan["machines"]}
-    unmade = [layer["reason"] for layer in plan["layers"] if layer["reason"].endswith(": not yet")]
-    assert {reason.removesuffix(": not yet") for reason in unmade} == families - FAMILIES.keys()
-    assert f"{30 - len(unmade)} to make: `roost build`\n" in done.said
-    assert (f"{len(unmade)} that Roost cannot make yet: " in done.said) == bool(unmade)
+    assert "30 to make: `roost build`\n" in done.said
 
 
 def test_a_booted_builder_reaches_its_server_through_nat(own: Rig, tmp_path: Path) -> None:

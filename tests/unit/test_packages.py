@@ -18,6 +18,7 @@ from roost.errors import StoreError
 from roost.packages import Installed, Lists, installed
 from roost.spdx import document, purl
 from roost.store import Store
+from roost.structs import replace
 
 SCHEMA = json.loads((Path(__file__).parents[1] / "data/spdx-2.3-schema.json").read_text(encoding="utf-8"))
 RELEASE = 'ID=debian\nVERSION_ID="12"\nVERSION_CODENAME=bookworm\n'
@@ -120,6 +121,9 @@ def test_the_same_layer_gives_the_same_document_and_another_another(store: Store
     layer = top(store)
     made = document(store, layer, installed(store, layer))
     assert made == document(Store(store.state), layer, installed(store, layer))
+    assert made["creationInfo"]["creators"] == ["Tool: roost"], "which version made it is not known"
+    older = replace(layer, roost="0.0.1")  # whatever version asks
+    assert document(store, older, installed(store, older))["creationInfo"]["creators"] == ["Tool: roost-0.0.1"]
     below = store.layer(layer.parents[0])
     assert document(store, below, installed(store, below))["documentNamespace"] != made["documentNamespace"]
 

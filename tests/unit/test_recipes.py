@@ -10,7 +10,7 @@ import pytest
 import roost
 from roost.definition import checks
 from roost.distro import apt, dnf, family, pacman, recipe, zypper
-from roost.distro.recipe import FAMILIES, RECIPES, VERSIONS, Family
+from roost.distro.recipe import RECIPES, VERSIONS, Family
 from roost.errors import DefinitionError
 
 if TYPE_CHECKING:
@@ -142,16 +142,6 @@ def test_unknown_names_say_which_there_are() -> None:
     with pytest.raises(DefinitionError) as caught:
         family("rpm")
     assert "apt" in caught.value.hint
-
-
-def test_a_family_that_makes_nothing_yet_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(FAMILIES, "portage")
-    with pytest.raises(DefinitionError) as caught:
-        family("portage")
-    assert caught.value.brief == "machines of the portage family cannot be made yet"
-    assert "(gentoo)" in caught.value.details
-    assert "debian, ubuntu" in caught.value.hint
-    assert "portage" not in caught.value.hint
 
 
 def test_the_family_of_a_recipe_is_loaded() -> None:

@@ -68,7 +68,8 @@ def settings(record: Booted, here: str, inside: Inside, *, systemd: bool) -> lis
     found += [_bind(f"{here}/init", INIT, read_only=True), _bind(f"{here}/given", GIVEN, read_only=True)]
     if personality:
         found.append(Setting("Exec", "Personality", personality, f"--personality={personality}"))
-    elif is_emulated(record, personality):  # files that may be empty: this is read again when the host itself has one
+    elif is_emulated(record, personality):  # always: these lines are for each start, also one where the host runs its
+        # programs itself. The files are empty then, and roost-init leaves the host's own binfmt_misc in place
         found += [
             _bind(f"{here}/emulator", EMULATOR, read_only=True),
             _bind(f"{here}/binfmt", REGISTRATION, read_only=True),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import roost
 from roost.cli.common import definition, print_json, print_table, say, watched
 from roost.cli.table import Painted, duration
-from roost.facts import is_made, not_runnable
+from roost.facts import not_runnable
 
 if TYPE_CHECKING:
     import argparse
@@ -154,7 +154,7 @@ def plan(options: argparse.Namespace) -> int:
                 "parent": x.parent,
                 "name": x.name,
                 "verb": x.verb,
-                "reason": _reason(x),
+                "reason": x.reason,
                 "machines": list(x.machines),
                 "steps": x.facts,
             }
@@ -170,8 +170,7 @@ def plan(options: argparse.Namespace) -> int:
         print_json(document)
         return 0
     rows = [
-        (layer.name, layer.digest[:12], _verb(layer), _reason(layer), ", ".join(layer.machines))
-        for layer in made.layers
+        (layer.name, layer.digest[:12], _verb(layer), layer.reason, ", ".join(layer.machines)) for layer in made.layers
     ]
     print_table(["layer", "digest", "verb", "reason", "for"], rows, empty="nothing to plan", fixed=("digest", "verb"))
     if options.verbose:
@@ -181,12 +180,7 @@ def plan(options: argparse.Namespace) -> int:
     for note in dict.fromkeys(note for layer in made.layers if layer.contents for note in layer.contents.notes):
         say(note)
     count = len(made.to_build)
-    unmade = [layer for layer in made.to_build if not is_made(layer.family)]
-    if count > len(unmade) or not unmade:
-        say(f"{count - len(unmade)} to make: `roost build`" if count else "all layers are there")
-    if unmade:
-        families = ", ".join(dict.fromkeys(layer.family for layer in unmade))
-        say(f"{len(unmade)} that Roost cannot make yet: {families}")
+    say(f"{count} to make: `roost build`" if count else "all layers are there")
     _warn_of_architectures(made.machines)
     return 0
 
@@ -195,10 +189,6 @@ def _shown(made: Plan) -> Iterator[Shown]:
     from roost.commands import of_plan
 
     return of_plan(made)
-
-
-def _reason(layer: LayerPlan) -> str:
-    return layer.reason if layer.verb == "reuse" or is_made(layer.family) else f"{layer.family}: not yet"
 
 
 def _verb(layer: LayerPlan) -> Painted:

@@ -170,7 +170,7 @@ def install(packages: Sequence[str], *, init: bool = False) -> Inside:
 
 
 def remove(packages: Sequence[str]) -> Inside:
-    """Removes packages, with what nothing needs any more; a name that is not installed is no error."""
+    """Removes packages, with what nothing needs any more; a name that is not installed is no error, one that others need is."""
     return apk_inside.remove(packages)
 
 

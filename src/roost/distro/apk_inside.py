@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING
 
-from roost.distro import apt_inside
-from roost.distro.apt_inside import HOSTS
+from roost.distro.apt_inside import HOSTS, account_words
 from roost.distro.apt_system import FAIL, READY
 from roost.distro.recipe import Inside
-from roost.distro.releases import ADDRESS, check_names
-from roost.errors import DefinitionError
+from roost.distro.releases import MOUNTS, check_names, check_repository
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,7 +20,8 @@ PROVISION = "/run/roost/provision"
 CACHE = "/var/cache/apk"
 
 # $1 the tree, $2 the private directory, $3 packages that are there already, $4 the architecture, then packages.
-BOOTSTRAP = """\
+BOOTSTRAP = (
+    """\
 set -eu
 tree=$1 private=$2 archives=$3 architecture=$4
 shift 4
@@ -35,16 +33,14 @@ done
 [ -n "$tool" ] || fail "roost: there is no apk on this host"
 mkdir -p "$private/keys" "$tree/proc" "$tree/dev"
 for file in "$private"/key:*; do mv "$file" "$private/keys/${file##*/key:}"; done
-mount -t proc -o nosuid,nodev,noexec proc "$tree/proc"
-mount -t tmpfs -o nosuid,noexec,mode=0755,size=1m none "$tree/dev"
-for node in null zero full random urandom tty; do
-    : >"$tree/dev/$node"
-    mount --bind "/dev/$node" "$tree/dev/$node"
-done
+"""
+    + MOUNTS
+    + """\
 case $("$tool" --version) in "apk-tools 2"*) keep= ;; *) keep=--cache-packages ;; esac
 "$tool" --root "$tree" --initdb --arch "$architecture" --keys-dir "$private/keys" --no-progress $keep \\
     --repositories-file "$private/repositories" --cache-dir "$archives" --update-cache add "$@" </dev/null
 """
+)
 
 # What differs from one making of a layer to the next and is of no use in it; and the list of packages.
 TIDY = f"""
@@ -103,12 +99,18 @@ _INSTALL_INIT = """
 if [ $# -gt 0 ]; then get "$@"; fi
 """
 
+# What others need stays, and apk says so without failing.
 _REMOVE = """
 there=
+is_there() { apk info --installed "$1" >/dev/null 2>&1; }
 for name; do
-    if apk info --installed "$name" >/dev/null 2>&1; then there="$there $name"; fi
+    if is_there "$name"; then there="$there $name"; fi
 done
-[ -z "$there" ] || manage del --rdepends $there
+[ -n "$there" ] || exit 0
+manage del $there
+for name in $there; do
+    ! is_there "$name" || fail "$name is needed by others, and stays"
+done
 """
 
 # $1 the repositories, $2 the hosts file, $3 the name of a key that is on standard input, or nothing. A tree that was
@@ -218,7 +220,7 @@ fi
 """
 )
 
-# The words are those of apt_inside.add_user; busybox has adduser(8), and need not have getent.
+# The words are those of account_words; busybox has adduser(8), and need not have getent.
 _ADD_USER = """
 name=$1 uid=$2 group=$3 home=$4 shell=$5 groups=$6 sudo=$7 sudoers=$8
 entry() { awk -F: -v column="$2" -v value="$3" '$column == value { print; exit }' "/etc/$1"; }
@@ -281,12 +283,7 @@ def finish(repositories: str, name: str, key: bytes) -> Inside:
 def add_repository(repository: RepositoryKeys, key: bytes) -> Inside:
     """Writes a repository and its key, by the name that its index has for it."""
     name = repository.name
-    if not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", name):
-        raise DefinitionError(f"not a repository's name: {name!r}", hint="a-z, 0-9, '-', '_'")
-    if not ADDRESS.fullmatch(repository.url):
-        raise DefinitionError(
-            f"not a repository's address: {repository.url!r}", hint="http://HOST/PATH or file:///PATH"
-        )
+    check_repository(repository)
     words = (name, address(repository.url.rstrip("/")), "yes" if key else "no")
     return Inside(argv=("/bin/sh", "-c", _REPOSITORY, "repository", *words), stdin=key)
 
@@ -306,7 +303,7 @@ def install(packages: Sequence[str], *, init: bool = False) -> Inside:
 
 
 def remove(packages: Sequence[str]) -> Inside:
-    """Removes packages, and what needs them or is needed by nothing else."""
+    """Removes packages, and what nothing needs any more; one that others need fails the step."""
     _check(packages)
     return _script(_REMOVE, *packages)
 
@@ -343,8 +340,7 @@ def ready_to_boot() -> Inside:
 
 def add_user(user: User, nobody_group: str) -> Inside:
     """Makes an account; raises DefinitionError for names and paths that its files cannot hold."""
-    words = apt_inside.add_user(user, nobody_group, "").argv[4:]
-    return _script(_ADD_USER, *words)
+    return _script(_ADD_USER, *account_words(user, nobody_group))
 
 
 def list_packages() -> Inside:

@@ -42,6 +42,7 @@ _KNOWN: tuple[tuple[str, str, str], ...] = (
         "a package is not what the repository's index says it is",
         "the mirror is damaged, or in the middle of a change: try again in a moment, or use another mirror",
     ),
+    (r"(\S+) is needed by others, and stays", "{what} is needed by others", "remove these as well"),
 )
 
 

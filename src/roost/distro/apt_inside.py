@@ -224,7 +224,13 @@ def upgrade() -> Inside:
 
 
 def add_user(user: User, nobody_group: str, preamble: str = f"set -eu{APT}shadow=passwd\n") -> Inside:
-    """Makes an account; ``preamble`` is what the script of another family begins with.
+    """Makes an account; ``preamble`` is what the script of another family begins with. Raises as ``account_words`` does."""
+    words = account_words(user, nobody_group)
+    return Inside(argv=("/bin/sh", "-c", preamble + _ADD_USER, "add-user", *words))
+
+
+def account_words(user: User, nobody_group: str) -> tuple[str, ...]:
+    """What a script that makes an account is told: its name, uid, group, home, shell, further groups, sudo, sudo's file.
 
     Raises DefinitionError for names and paths that its files cannot hold.
     """
@@ -239,8 +245,7 @@ def add_user(user: User, nobody_group: str, preamble: str = f"set -eu{APT}shadow
     uid = "" if user.uid is None else str(user.uid)
     # sudo does not read files with a dot in their name
     sudoers = f"roost-{user.name.replace('.', '_')}"
-    words = (user.name, uid, group, home, user.shell, " ".join(user.groups), user.sudo, sudoers)
-    return Inside(argv=("/bin/sh", "-c", preamble + _ADD_USER, "add-user", *words))
+    return (user.name, uid, group, home, user.shell, " ".join(user.groups), user.sudo, sudoers)
 
 
 def _tar(files: Mapping[str, bytes]) -> bytes:

@@ -5,12 +5,12 @@ As in ``apt_inside``: scripts for any ``sh``, with everything that varies given 
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING
 
 from roost.distro import keyring
 from roost.distro.apt_inside import APT
 from roost.distro.recipe import Inside
+from roost.distro.releases import check_repository
 from roost.errors import DefinitionError
 
 if TYPE_CHECKING:
@@ -165,8 +165,7 @@ rm -f /var/lib/systemd/random-seed /var/lib/systemd/credential.secret
 def add_repository(repository: RepositoryKeys) -> Inside:
     """Writes a repository's source and its keys. Raises HostError when the key file holds none."""
     name = repository.name
-    if not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", name):
-        raise DefinitionError(f"not a repository's name: {name!r}", hint="a-z, 0-9, '-', '_'")
+    check_repository(repository)
     if not any(repository.suites):  # a machine made from an archive or an image says no release
         raise DefinitionError(f"repository '{name}' needs suites", hint='suites = ["NAME"], as in sources.list')
     keys = keyring.binary(repository.key, f"{name}.gpg") if repository.key else b""

@@ -14,6 +14,7 @@ from roost.distro import dnf_inside, dnf_output, dnf_repos
 from roost.distro.apt_inside import HOSTS
 from roost.distro.dnf_inside import CACHE, LIST, PROVISION
 from roost.distro.recipe import Bootstrap, Inside, Package, Provision
+from roost.distro.releases import MOUNTS
 from roost.errors import DefinitionError, HostError
 from roost.host import dnf as host_dnf
 
@@ -39,7 +40,8 @@ _CERTIFICATES = "certificates.pem"
 # $1 the tree, $2 the private directory, $3 and $4 what to say when it fails, then dnf's words.
 # The host's rpm may write a database that the machine's own cannot read (Berkeley's until rpm 4.15, SQLite since 4.16,
 # another directory in Fedora 36 and openSUSE): the machine's own writes it anew.
-_BOOTSTRAP = """\
+_BOOTSTRAP = (
+    """\
 set -eu
 tree=$1 private=$2 archived=$3
 shift 3
@@ -51,12 +53,9 @@ done
 [ -n "$tool" ] || fail "roost: there is no dnf on this host"
 command -v rpmdb >/dev/null || fail "roost: there is no rpm on this host"
 mkdir -p "$tree/proc" "$tree/dev"
-mount -t proc -o nosuid,nodev,noexec proc "$tree/proc"
-mount -t tmpfs -o nosuid,noexec,mode=0755,size=1m none "$tree/dev"
-for node in null zero full random urandom tty; do
-    : >"$tree/dev/$node"
-    mount --bind "/dev/$node" "$tree/dev/$node"
-done
+"""
+    + MOUNTS
+    + """\
 "$tool" "$@" </dev/null || { [ -z "$archived" ] || echo "roost: archived: $archived"; exit 1; }
 # dnf puts its own files below the tree, at the places that were named for the host
 db=/var/lib/rpm
@@ -78,6 +77,7 @@ chroot "$tree" rpmdb --importdb <"$private/headers"
 found=$(chroot "$tree" rpm -qa | wc -l)
 [ "$found" = "$wanted" ] || fail "roost: the machine's rpm reads $found packages of $wanted"
 """
+)
 
 
 def read_host(root: str = "/") -> HostDnf:

@@ -12,6 +12,7 @@ from roost.distro import apt_inside, keyring
 from roost.distro.apt_system import FAIL, READY
 from roost.distro.dnf_repos import KEYS, Repo
 from roost.distro.recipe import Inside
+from roost.distro.releases import check_repository
 from roost.errors import DefinitionError
 
 if TYPE_CHECKING:
@@ -238,12 +239,7 @@ def upgrade(manager: str = DNF) -> Inside:
 def add_repository(repository: RepositoryKeys) -> Inside:
     """Writes a repository and its keys. Raises HostError when the key file holds none."""
     name = repository.name
-    if not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", name) or name == "roost":
-        raise DefinitionError(f"not a repository's name: {name!r}", hint="a-z, 0-9, '-', '_'; not 'roost'")
-    if not re.fullmatch(r"(https?|ftp|file)://?[^\s\"'\\]+", repository.url):
-        raise DefinitionError(
-            f"not a repository's address: {repository.url!r}", hint="http://HOST/PATH or file:///PATH"
-        )
+    check_repository(repository, "roost")
     keys = keyring.armoured(repository.key, f"{name}.gpg") if repository.key else b""
     text = Repo(name=name, url=repository.url).text(f"{KEYS}/RPM-GPG-KEY-{name if keys else 'roost'}")
     return Inside(argv=("/bin/sh", "-c", _REPOSITORY, "repository", name, text, "yes" if keys else "no"), stdin=keys)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
 from roost.distro import apt_auth, keyring
+from roost.distro.releases import check_mirror
 from roost.errors import DefinitionError, HostError
 
 if TYPE_CHECKING:
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 KEYS = "/etc/pki/rpm-gpg"
 """Where rpm distributions keep their keys in a tree."""
-_ADDRESS = re.compile(r"(https?|ftp|file)://?[^\s\[\]\"'\\,;{}]+")
 
 
 class Repo(Struct, frozen=True, kw_only=True):
@@ -92,10 +91,7 @@ def listed(base: Base, recipe: Recipe, host: HostDnf) -> tuple[tuple[Repo, ...],
         if base.mirror and suite.mirror != "main":
             continue
         url, login = apt_auth.split(base.mirror or mirrors[suite.mirror])
-        if not _ADDRESS.fullmatch(url):
-            raise DefinitionError(
-                f"not a mirror's address: {url!r}", hint="http://HOST/PATH, https://... or file:///PATH"
-            )
+        check_mirror(url)
         path = suite.path.format(**words(base, recipe, release))
         repos.append(Repo(name=suite.name, url=f"{url.rstrip('/')}/{path}", signed=release.signed_metadata))
         wanted = apt_auth.hosts((url,))

@@ -13,6 +13,7 @@ from roost.distro import pacman_keys
 from roost.distro.apt_system import FAIL
 from roost.distro.pacman_keys import GNUPG, KEYRINGS, KEYS
 from roost.distro.recipe import Inside
+from roost.distro.releases import MOUNTS, check_repository
 from roost.errors import DefinitionError
 
 if TYPE_CHECKING:
@@ -57,12 +58,9 @@ done
 mkdir -p "$tree/dev" "$tree/run" "$tree/etc" "$tree/var/lib/pacman" "$tree/var/log" "$tree{CACHE}"
 mkdir -p -m 0555 "$tree/proc" "$tree/sys"
 mkdir -p -m 1777 "$tree/tmp"
-mount -t proc -o nosuid,nodev,noexec proc "$tree/proc"
-mount -t tmpfs -o nosuid,noexec,mode=0755,size=1m none "$tree/dev"
-for node in null zero full random urandom tty; do
-    : >"$tree/dev/$node"
-    mount --bind "/dev/$node" "$tree/dev/$node"
-done
+"""
+    + MOUNTS
+    + f"""\
 ln -s /proc/self/fd "$tree/dev/fd"
 mount -t tmpfs -o nosuid,nodev,mode=0755 none "$tree/run"
 mount -t tmpfs -o nosuid,nodev,mode=1777 none "$tree/tmp"
@@ -322,14 +320,7 @@ def _names(packages: Sequence[str]) -> Sequence[str]:
 def add_repository(repository: RepositoryKeys) -> Inside:
     """Writes a repository and its keys. Raises HostError when the key file holds none."""
     name = repository.name
-    if not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", name) or name in ("options", "local"):
-        raise DefinitionError(
-            f"not a repository's name: {name!r}", hint="a-z, 0-9, '-', '_'; not 'options' or 'local': pacman uses these"
-        )
-    if not re.fullmatch(r"(https?|ftp|file)://?[^\s\"'\\]+", repository.url):
-        raise DefinitionError(
-            f"not a repository's address: {repository.url!r}", hint="http://HOST/PATH or file:///PATH"
-        )
+    check_repository(repository, "options", "local")
     if not repository.key:
         return _script(_REPOSITORY, name, repository.url, "")
     files = pacman_keys.of_file(repository.key, f"{name}.gpg")

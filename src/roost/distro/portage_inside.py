@@ -13,8 +13,7 @@ from roost.distro import apt_inside, keyring
 from roost.distro.apt_inside import HOSTS
 from roost.distro.apt_system import FAIL, READY
 from roost.distro.recipe import Inside
-from roost.distro.releases import ADDRESS, check_names
-from roost.errors import DefinitionError
+from roost.distro.releases import check_names, check_repository
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -238,12 +237,7 @@ def finish(packages: str, keys: bytes) -> Inside:
 def add_repository(repository: RepositoryKeys) -> Inside:
     """Writes a place with binary packages and its keys. Raises HostError when the key file holds none."""
     name = repository.name
-    if not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", name) or name == "roost":
-        raise DefinitionError(f"not a repository's name: {name!r}", hint="a-z, 0-9, '-', '_'; not 'roost'")
-    if not ADDRESS.fullmatch(repository.url):
-        raise DefinitionError(
-            f"not a repository's address: {repository.url!r}", hint="http://HOST/PATH or file:///PATH"
-        )
+    check_repository(repository, "roost")
     keys = keyring.armoured(repository.key, f"{name}.asc") if repository.key else b""
     words = (name, repository.url, "yes" if keys else "no")
     return Inside(argv=("/bin/sh", "-c", _REPOSITORY, "repository", *words), stdin=keys)

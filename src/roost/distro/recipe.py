@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from msgspec import Struct, convert
 
-from roost.definition import checks, families
+from roost.definition import families
 from roost.definition.model import Obsolete  # noqa: TC001  # msgspec reads it
 from roost.errors import DefinitionError
 
@@ -25,11 +25,8 @@ FAMILIES = {
     "apt": "roost.distro.apt", "dnf": "roost.distro.dnf", "zypper": "roost.distro.zypper", "pacman": "roost.distro.pacman",
     "apk": "roost.distro.apk", "portage": "roost.distro.portage",
 }  # fmt: skip
-"""Those that make layers. Machines of the others of VERSIONS can be defined and planned."""
 VERSIONS = {"apt": 1, "dnf": 1, "zypper": 1, "pacman": 1, "apk": 1, "portage": 1}
-"""Part of every layer's identity, known without importing a family: raised when what it does must rebuild layers.
-0: it makes none yet.
-"""
+"""Part of every layer's identity, known without importing a family: raised when what it does must rebuild layers."""
 
 
 class Suite(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
@@ -235,7 +232,10 @@ class Family(Protocol):
         """
 
     def remove(self, packages: Sequence[str]) -> Inside:
-        """Removes packages, with their settings and what nothing needs any more. What is not installed is no error."""
+        """Removes packages, with their settings and what nothing needs any more. What is not installed is no error.
+
+        What needs them goes as well or fails the step, as the package manager has it.
+        """
 
     def upgrade(self) -> Inside:
         """Brings every installed package up to what the repositories have, and leaves no lists or downloaded files.
@@ -316,24 +316,26 @@ def unmanaged() -> Family:
 
 def family_of_tree(name: str) -> Family:
     """The family of a tree that no recipe made; when Roost does not drive its package manager, ``unmanaged``."""
-    return family(name) if makes_layers(name) and name not in ("", "none") else unmanaged()
+    return family(name) if is_driven(name) else unmanaged()
 
 
-def makes_layers(name: str) -> bool:
-    """Whether there is a family that makes layers by this name, shipped or added."""
-    return name in FAMILIES or (name not in checks.FAMILIES and (name in ("", "none") or name in families.added()))
+def is_driven(name: str) -> bool:
+    """Whether there is a family of this name that drives a package manager, shipped or added."""
+    return name in FAMILIES or _is_added(name)
+
+
+def _is_added(name: str) -> bool:
+    return name not in FAMILIES and name not in ("", "none") and name in families.added()
 
 
 def file_of(name: str) -> str:
     """The file that a family that was added is in; empty for those of Roost, whose versions are here."""
-    if name in checks.FAMILIES or name in ("", "none") or name not in families.added():
-        return ""
-    return getattr(family(name), "__file__", "")
+    return getattr(family(name), "__file__", "") if _is_added(name) else ""
 
 
 def version_of(name: str) -> int:
-    """A family's version, which is part of every layer's identity."""
-    if name in VERSIONS or name in checks.FAMILIES or name in ("", "none") or name not in families.added():
+    """A family's version, which is part of every layer's identity; 0 of those that drive nothing, or are gone."""
+    if not _is_added(name):
         return VERSIONS.get(name, 0)
     version: int = getattr(family(name), "VERSION")  # noqa: B009  # shipped families have theirs in VERSIONS
     return version
@@ -342,23 +344,15 @@ def version_of(name: str) -> int:
 def family(name: str) -> Family:
     """The module of a family, imported now and not before.
 
-    Raises DefinitionError when there is none of that name, none that makes layers, or an added one that is no family.
+    Raises DefinitionError when there is none of that name, or an added one that is no family.
     """
     if name == "none":
         return unmanaged()
-    if name in VERSIONS and name not in FAMILIES:
-        planned = ", ".join(one for one in RECIPES if recipe(one).family == name)
-        works = ", ".join(one for one in RECIPES if recipe(one).family in FAMILIES)
-        raise DefinitionError(
-            f"machines of the {name} family cannot be made yet",
-            details=f"its distributions ({planned}) can be defined and planned; nothing was made of this one",
-            hint=f"name machines of the others ({works}); `roost plan` shows what would be made of this one",
-        )
-    if name not in FAMILIES:
-        if name not in checks.FAMILIES and name in families.added():
-            from roost.distro.added import load
+    if _is_added(name):
+        from roost.distro.added import load
 
-            return load(families.added()[name])
+        return load(families.added()[name])
+    if name not in FAMILIES:
         raise DefinitionError(f"unknown family {name!r}", hint=f"one of {', '.join(sorted(FAMILIES))}")
     module: Family = import_module(FAMILIES[name])  # import_module is Any-free: the protocol is checked by tests
     return module

@@ -33,7 +33,7 @@ def provision(*_given: Any, **_more: Any) -> Provision:
 
 
 def refuse(contents: Contents, family: str, source: str) -> None:
-    """Raises DefinitionError for what only a family can do."""
+    """Raises DefinitionError for what only a family can do; ``family`` may be one that was added and is gone."""
     words = {
         "packages": contents.packages or any(contents.choices.values()),
         "remove-packages": contents.remove_packages or any(contents.remove_choices.values()),
@@ -42,11 +42,14 @@ def refuse(contents: Contents, family: str, source: str) -> None:
         "root-password": contents.root_password is not None,
     }  # fmt: skip
     if found := [word for word, there in words.items() if there]:
-        managed = f"its package manager, {family}, is none that Roost drives yet" if family not in ("", NAME) else (
-            "no package manager that Roost knows was found in it"
-        )  # fmt: skip
+        if family not in ("", NAME):
+            raise DefinitionError(
+                f"{', '.join(found)} cannot be had on {source}: the family {family} is gone",
+                details="it is none of Roost's own: an installed Python package has brought it, and does so no more",
+                hint=f"install the package with the entry point {family!r} of the group roost.families again",
+            )
         raise DefinitionError(
-            f"{', '.join(found)} cannot be had on {source}: {managed}",
+            f"{', '.join(found)} cannot be had on {source}: no package manager that Roost knows was found in it",
             hint=_HINT,
         )
 
