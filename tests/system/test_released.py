@@ -31,7 +31,7 @@ SAYS = {
 }
 
 
-def key_of(kind: str, place: Path, sign: Callable[[Keys, tuple[str, ...]], None]) -> Path:
+def key_of(kind: str, place: Path, sign: Callable[[Keys, tuple[str, ...]], object]) -> Path:
     """A keyring, after something was signed by what it holds, or does not."""
     keys = Keys(place / "gnupg", then=kind in ("expired", "past"), until="2020-02-01" if kind == "expired" else "never")
     sign(keys, ("--default-sig-expire", "1d") if kind == "past" else ())
@@ -47,7 +47,7 @@ def key_of(kind: str, place: Path, sign: Callable[[Keys, tuple[str, ...]], None]
 @pytest.mark.parametrize("kind", SAYS)
 def test_an_archive_that_is_signed_by_a_key_of_no_worth(tiny: Rig, tmp_path: Path, kind: str) -> None:
     archive = packed(make_tree(tmp_path / "tree"), tiny.directory / "root.tar")
-    key = key_of(kind, tmp_path, lambda keys, more: keys.sign(archive, *more) and None)
+    key = key_of(kind, tmp_path, lambda keys, more: keys.sign(archive, *more))
     tiny.define(machine("tar:root.tar", f'keyring = "{key}"'))
     done = tiny("build")
     assert done.status == 10, done
