@@ -66,6 +66,17 @@ def throwaway_key(name: str, place: Path, *, expired: bool = False) -> Iterator[
         shutil.rmtree(home, ignore_errors=True)
 
 
+def revoke(key: Key) -> None:
+    """By the certificate that gpg has made with it; what was signed before stays."""
+    faked = ("--faked-system-time", f"{key.when}!") if key.when else ()
+    [file] = (key.home / "openpgp-revocs.d").iterdir()
+    file.write_text(file.read_text().replace("\n:---", "\n---"))  # the colon is there lest it is taken by mistake
+    gpg = ("gpg", "--homedir", key.home, "--batch", "--quiet", *faked)
+    run(*gpg, "--import", file)
+    key.public.write_text(run(*gpg, "--armor", "--export"))
+    without_agent(key.home)
+
+
 class Archive:
     """A mirror in ``directory``, whose packages are made once and whose suites may be written anew."""
 

@@ -43,26 +43,42 @@ def call(*argv: str | Path, **more: Any) -> str:
 
 
 class Keys:
-    """A key that signs, made in a moment."""
+    """A key that signs, made in a moment. ``then``: it was made and signs in the first days of 2020, and is good until ``until``."""
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, *, then: bool = False, until: str = "never") -> None:
         home.mkdir(mode=0o700)
         self._home = home
-        words = ("--quick-gen-key", "--passphrase", "", "Releases <releases@example.org>", "ed25519", "sign", "never")
+        self._faked = ("--faked-system-time", "20200102T000000!") if then else ()
+        words = ("--quick-gen-key", "--passphrase", "", "Releases <releases@example.org>", "ed25519", "sign", until)
         self._gpg(words[0], "--batch", *words[1:3], *words[3:])
 
     def _gpg(self, *words: str) -> str:
-        return call("gpg", "--homedir", self._home, "--batch", "--yes", "--pinentry-mode", "loopback", *words)
+        common = ("--homedir", str(self._home), "--batch", "--yes", "--pinentry-mode", "loopback", *self._faked)
+        return call("gpg", *common, *words)
 
     def public(self, path: Path) -> Path:
         """The public key in a file."""
         self._gpg("--armor", "--output", str(path), "--export")
         return path
 
-    def sign(self, path: Path) -> Path:
+    def sign(self, path: Path, *more: str) -> Path:
         """A signature beside a file."""
-        self._gpg("--armor", "--output", f"{path}.asc", "--detach-sign", str(path))
+        self._gpg("--armor", "--output", f"{path}.asc", *more, "--detach-sign", str(path))
         return path.with_name(f"{path.name}.asc")
+
+    def clearsign(self, path: Path, *more: str) -> None:
+        """Signs a text in its own file."""
+        text = path.read_bytes()
+        whole = path.with_name("whole")
+        whole.write_bytes(text)
+        self._gpg("--output", str(path), *more, "--clearsign", str(whole))
+        whole.unlink()
+
+    def revoke(self) -> None:
+        """By the certificate that gpg has made with the key; what was signed before stays."""
+        [file] = (self._home / "openpgp-revocs.d").iterdir()
+        file.write_text(file.read_text().replace("\n:---", "\n---"))  # the colon is there lest it is taken by mistake
+        self._gpg("--import", str(file))
 
     def close(self) -> None:
         """Ends gpg's agent."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import pytest
 
 from roost.distro.recipe import recipe
-from system.deb_rig import Archive, Key, base_files, common, throwaway_key, with_init
+from system.deb_rig import Archive, Key, base_files, common, revoke, throwaway_key, with_init
 from system.faults import Worker
 from system.rig import Rig
 from system.rpm_rig import run, served
@@ -263,6 +263,23 @@ def test_what_is_not_signed_as_it_should_be(empty: Rig, mirrors: Mirrors, tmp_pa
     bad.suite("focal-updates", [], mirrors.old)
     empty.define(bad.machine("ubuntu", "focal", mirrors.old, more))
     refused(empty, "the mirror is signed by a key that has expired: ", "update the host's keyring package")
+
+
+@pytest.mark.parametrize("bootstrap", ["mmdebstrap", "debootstrap"])
+def test_a_release_that_was_signed_by_a_key_that_is_revoked(
+    empty: Rig, mirrors: Mirrors, tmp_path: Path, bootstrap: str
+) -> None:
+    """Also one whose keys may have expired."""
+    bad = Archive(tmp_path / "mirror", tmp_path)
+    bad.adopt(mirrors.archive)
+    bad.suite("focal-updates", [], mirrors.good)
+    with throwaway_key("doomed", tmp_path) as key:
+        bad.suite("focal", [*mirrors.split, "base-files_20.04ubuntu"], key)
+        bad.suite("stretch", [*mirrors.split, "base-files_9debian"], key)
+        revoke(key)
+        for distribution, release in (("ubuntu", "focal"), ("debian", "stretch")):
+            empty.define(bad.machine(distribution, release, key, f'bootstrap = "{bootstrap}"'))
+            refused(empty, "the mirror is signed by a key that was revoked: ", "another mirror")
 
 
 def test_a_package_that_is_not_what_the_list_says(empty: Rig, mirrors: Mirrors, tmp_path: Path) -> None:

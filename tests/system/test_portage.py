@@ -139,13 +139,19 @@ def test_a_stage3_that_is_not_signed_by_the_key(new_store: Callable[[], str], sp
     stage3 = spoilt.directory / BUILDS / STAMP / STAGE3
     with throwaway_key("wrong", tmp_path) as wrong:
         rig.define(spoilt.definition(key=wrong.public))
-        refused(rig, "latest-stage3-amd64-systemd.txt of the mirror is not signed by a key of the keyring")
+        refused(
+            rig, "latest-stage3-amd64-systemd.txt of the mirror has no good signature by one of the keys of the keyring"
+        )
         pointer = (spoilt.directory / POINTER).read_bytes()
         rig.define(spoilt.definition())
         _replace(spoilt.directory / POINTER, f"{STAMP}/{STAGE3} 1\n".encode())
-        refused(rig, "latest-stage3-amd64-systemd.txt of the mirror is not signed by a key of the keyring")
+        refused(
+            rig, "latest-stage3-amd64-systemd.txt of the mirror has no good signature by one of the keys of the keyring"
+        )
         _replace(spoilt.directory / POINTER, pointer.replace(b"# ts=1", b"# ts=2"))
-        refused(rig, "latest-stage3-amd64-systemd.txt of the mirror is not signed by a key of the keyring")
+        refused(
+            rig, "latest-stage3-amd64-systemd.txt of the mirror has no good signature by one of the keys of the keyring"
+        )
         _replace(spoilt.directory / POINTER, pointer)
     clearsign(spoilt.key, stage3.with_name(f"{STAGE3}.DIGESTS"), f"# SHA512 HASH\n{'0' * 128}  {STAGE3}\n")
     refused(rig, f"{STAGE3} is not what the mirror's list of digests says")

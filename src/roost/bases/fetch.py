@@ -12,15 +12,16 @@ import hashlib
 import os
 from typing import TYPE_CHECKING
 
+from roost.bases import signatures, streams
 from roost.distro.keyring import binary
 from roost.errors import NetworkDown, StoreError, exhausted
-from roost.host import files, runner
+from roost.host import files
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from http.client import HTTPResponse
-    from typing import BinaryIO
 
+    from roost.bases.streams import Readable
     from roost.store import Store
 
 SIZE_MOST = 64 << 30
@@ -34,14 +35,11 @@ _TRIES = 3
 
 def sha256_of(path: str) -> str:
     """The digest of a regular file. Raises StoreError for anything else."""
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        with open(fd, "rb") as stream:
-            if not os.path.isfile(f"/proc/self/fd/{fd}"):
-                raise StoreError(f"{path} is no file", hint='a directory is `from = "dir:DIRECTORY"`')
-            return hashlib.file_digest(stream, "sha256").hexdigest()
-    except OSError as e:
-        raise StoreError(f"{path}: {e.strerror}", hint="is the path right? it is relative to the definition") from None
+    with streams.regular(path) as stream:
+        try:
+            return streams.Digested(stream).to_the_end()
+        except OSError as e:
+            raise StoreError(f"{path}: {e.strerror}", hint="can it be read?") from None
 
 
 @contextlib.contextmanager
@@ -166,37 +164,19 @@ def content(url: str) -> bytes:
     return data
 
 
-def check_signature(path: str, signature: str, keyring: str, private: str, *, name: str = "") -> None:
-    """Raises StoreError unless ``signature`` (a file or an address) is a good one of the file by one of the keys.
+def check_signature(stream: Readable, signature: str, keyring: str, private: str) -> str:
+    """The SHA-256 of a stream, when ``signature`` (a file or an address) is a good one of it by one of the keys of a file.
 
-    gpgv knows no other keys than these; it takes expired and revoked ones for what they are. ``private`` is a directory of
-    the caller's. ``name`` is what the signature is called in messages, when its file is only the caller's copy.
+    Raises StoreError when it is not, HostError for a keyring without keys and without gpgv. ``private`` is a directory of the
+    caller's.
     """
-    with _file(keyring) as stream:
-        keys = binary(stream.read(KEYS_MOST), keyring)
+    with streams.regular(keyring) as file:
+        keys = binary(file.read(KEYS_MOST), keyring)
     if signature.startswith(("http://", "https://")):
-        with _opened(signature, {}) as answer:
-            content = answer.read(SIGNATURE_MOST)
+        made = content(signature)
     else:
-        with _file(signature) as stream:
-            content = stream.read(SIGNATURE_MOST)
-    files.write_atomic(f"{private}/keys.gpg", keys, mode=0o600)
-    files.write_atomic(f"{private}/signature", content, mode=0o600)
-    argv = ("gpgv", "--keyring", f"{private}/keys.gpg", "--", f"{private}/signature", path)
-    done = runner.run(runner.Command(argv=argv, env={"GNUPGHOME": private}, private=True))
-    if done.status:
-        raise StoreError(
-            f"{name or os.path.basename(signature)} is no good signature by one of the keys of "
-            f"{'the keyring' if name else os.path.basename(keyring)}",
-            details=done.output[-2000:].decode(errors="replace").strip(),
-            hint="is it the signature of this file? has its key changed? see what its makers publish",
-        )
-
-
-@contextlib.contextmanager
-def _file(path: str) -> Iterator[BinaryIO]:
-    try:
-        with open(path, "rb") as stream:
-            yield stream
-    except OSError as e:
-        raise StoreError(f"{path}: {e.strerror}", hint="is the path right? it is relative to the definition") from None
+        with streams.regular(signature) as file:
+            made = file.read(SIGNATURE_MOST)
+    names = [os.path.basename(path) for path in (signature, keyring)]
+    brief = f"{names[0]} is no good signature by one of the keys of {names[1]}"
+    return signatures.check(stream, made, keys, private, brief=brief)

@@ -13,7 +13,7 @@ import os
 import time
 from typing import TYPE_CHECKING
 
-from roost.bases import fetch, oci, trees
+from roost.bases import fetch, oci, streams, trees
 from roost.definition.origins import ARCHIVE, LAYOUT, is_url
 from roost.errors import Error, StoreError
 from roost.host import files
@@ -101,8 +101,9 @@ class Origins:
                 fetch.downloaded(self._store, rest, say=lambda _: None, keep=True) as path,
                 self._store.staged("stage") as private,
             ):
-                fetch.check_signature(path, base.signature, base.keyring, private)
-                self._write(base, "", (fetch.sha256_of(path),), "")
+                with streams.regular(path) as stream:
+                    digest = fetch.check_signature(stream, base.signature, base.keyring, private)
+                self._write(base, "", (digest,), "")
         else:
             self._found(base, kind, rest)
 

@@ -17,6 +17,7 @@ from roost.host import files
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from roost.bases.streams import Readable
     from roost.definition.model import Base
     from roost.plan import LayerPlan
     from roost.store import Store
@@ -81,8 +82,6 @@ def _tar(work: Work, rest: str, tree: str, private: str) -> None:
 
 def _unpacked_tar(work: Work, path: str, wanted: str, tree: str, private: str) -> None:
     base = work.base
-    if base.keyring:
-        fetch.check_signature(path, base.signature, base.keyring, private)
 
     def differs(found: str) -> StoreError | None:
         if found == wanted:
@@ -93,33 +92,31 @@ def _unpacked_tar(work: Work, path: str, wanted: str, tree: str, private: str) -
             return StoreError(brief, details=details, hint="compare both with what its makers publish")
         return StoreError(f"{path} changed while it was read", hint="try again")
 
-    _unpack(work, path, tree, differs)
+    with streams.regular(path) as stream:
+        if base.keyring:
+            if wrong := differs(fetch.check_signature(stream, base.signature, base.keyring, private)):
+                raise wrong
+            stream.seek(0)
+        _unpack(work, stream, path, tree, differs)
 
 
 def _unpack(
-    work: Work, path: str, tree: str, differs: Callable[[str], StoreError | None], *, lowers: Sequence[str] = (),
-    image: bool = False,
+    work: Work, stream: Readable, name: str, tree: str, differs: Callable[[str], StoreError | None], *,
+    lowers: Sequence[str] = (), image: bool = False,
 ) -> str:  # fmt: skip
     """The digest of the archive without its compression. ``differs`` says what is wrong with the digest of the file.
 
     That comes first: why a damaged file cannot be unpacked is of no use to anybody.
     """
+    raw = streams.Digested(stream)
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError as e:
-        raise StoreError(f"{path}: {e.strerror}", hint="is the path right? it is relative to the definition") from None
-    with open(fd, "rb", buffering=0) as stream:
-        if not os.path.isfile(f"/proc/self/fd/{fd}"):
-            raise StoreError(f"{path} is no file", hint='a directory is `from = "dir:DIRECTORY"`')
-        raw = streams.Digested(stream)
-        try:
-            with streams.decompressed(raw) as archive:
-                done = unpack.unpack(archive, tree, image=image, lowers=lowers)
-        except (StoreError, CommandError) as e:
-            wrong = differs(raw.to_the_end())
-            raise wrong or StoreError(f"{path}: {e.brief}", details=e.details, hint=e.hint) from None
-        if wrong := differs(raw.to_the_end()):
-            raise wrong
+        with streams.decompressed(raw) as archive:
+            done = unpack.unpack(archive, tree, image=image, lowers=lowers)
+    except (StoreError, CommandError) as e:
+        wrong = differs(raw.to_the_end())
+        raise wrong or StoreError(f"{name}: {e.brief}", details=e.details, hint=e.hint) from None
+    if wrong := differs(raw.to_the_end()):
+        raise wrong
     left = f", {done.devices} devices left out" if done.devices else ""
     work.say(f"{done.entries} files, {done.size} bytes{left}\n".encode())
     return done.sha256
@@ -167,7 +164,10 @@ def _image_layer(work: Work, image: oci.Image, wanted: str, tree: str) -> bool:
     damaged = StoreError(
         f"layer {number + 1} of {work.base.source} is damaged: its digest is another", hint="get the image again"
     )
-    found = _unpack(work, path, tree, lambda found: None if found == blob else damaged, lowers=work.lowers, image=True)
+    with streams.regular(path) as stream:
+        found = _unpack(
+            work, stream, path, tree, lambda found: None if found == blob else damaged, lowers=work.lowers, image=True
+        )
     if found != archive:
         raise damaged
     return number + 1 == len(image.layers)

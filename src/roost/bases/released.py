@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urljoin, urlsplit
 
-from roost.bases import fetch, streams, unpack
+from roost.bases import fetch, signatures, streams, unpack
 from roost.errors import CommandError, StoreError
-from roost.host import files, runner
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from typing import BinaryIO
 
     from roost.distro.recipe import Archive
     from roost.store import Store
 
+_CHECK = "check mirror and release"
 _BITS = {64: "sha256", 128: "sha512"}
 """What a digest is, by its hexadecimal digits. (BLAKE2b has as many as SHA-512: a comment says which it is.)"""
 
@@ -26,17 +26,18 @@ def fill(store: Store, archives: Sequence[Archive], *, tree: str, private: str, 
     """Unpacks ``archives`` into ``tree``, one after the other; ``private`` is a directory of the caller's.
 
     Raises StoreError for what is not signed by the right key, has another digest, or cannot be unpacked; NetworkDown for a
-    mirror that cannot be reached.
+    mirror that cannot be reached; HostError without gpgv.
     """
     for archive in archives:
         _check_address(archive.url)
         url = urljoin(archive.url, _pointed(archive, private)) if archive.pointer else archive.url
         if url.startswith("file:"):
             say(f"{url}\n".encode())
-            _unpacked(archive, url, _path(url), tree, private, say)
+            with streams.regular(_path(url), shown=url, hint=_CHECK) as stream:
+                _unpacked(archive, url, stream, tree, private, say)
             continue
-        with fetch.downloaded(store, url, say=say) as path:
-            _unpacked(archive, url, path, tree, private, say)
+        with fetch.downloaded(store, url, say=say) as path, streams.regular(path) as stream:
+            _unpacked(archive, url, stream, tree, private, say)
 
 
 def _check_address(url: str) -> None:
@@ -59,11 +60,8 @@ def _text(url: str) -> bytes:
     """A small file at an address."""
     if not url.startswith("file:"):
         return fetch.content(url)
-    try:
-        with open(_path(url), "rb") as stream:
-            return stream.read(fetch.SIGNATURE_MOST)
-    except OSError as e:
-        raise StoreError(f"{url}: {e.strerror}", hint="check mirror and release") from None
+    with streams.regular(_path(url), shown=url, hint=_CHECK) as stream:
+        return stream.read(fetch.SIGNATURE_MOST)
 
 
 def _pointed(archive: Archive, private: str) -> str:
@@ -79,43 +77,40 @@ def _pointed(archive: Archive, private: str) -> str:
 
 
 def _signed_text(text: bytes, archive: Archive, url: str, private: str) -> bytes:
-    """What is signed of a clear-signed text (RFC 9580, 7), and nothing else of it."""
-    _write(private, "keys.gpg", archive.keys)
-    _write(private, "signed", text)
-    _write(private, "text", b"")
-    words = ("--keyring", f"{private}/keys.gpg", "--output", "-", "--", f"{private}/signed")
-    done = runner.run(runner.Command(argv=("sh", "-c", 'exec gpgv "$@" >"$0"', f"{private}/text", *words),
-                                     env={"GNUPGHOME": private}, private=True))  # fmt: skip
-    if done.status:
-        name = os.path.basename(urlsplit(url).path)
-        raise StoreError(
-            f"{name} of the mirror is not signed by a key of the keyring",
-            details=done.output[-2000:].decode(errors="replace").strip(),
-            hint="the mirror is damaged, or has been changed on the way; or the keyring is not its own or too old",
-        )
-    with open(f"{private}/text", "rb") as stream:
-        return stream.read()
-
-
-def _unpacked(archive: Archive, url: str, path: str, tree: str, private: str, say: Callable[[bytes], None]) -> None:
-    signature = f"{url}{archive.signature}"
     name = os.path.basename(urlsplit(url).path)
-    _write(private, "keyring", archive.keys)
-    _write(private, "detached", _text(signature))
-    fetch.check_signature(path, f"{private}/detached", f"{private}/keyring", private, name=os.path.basename(signature))
+    brief = f"{name} of the mirror has no good signature by one of the keys of the keyring"
+    return signatures.text(text, archive.keys, private, brief=brief)
+
+
+def _unpacked(
+    archive: Archive, url: str, stream: BinaryIO, tree: str, private: str, say: Callable[[bytes], None]
+) -> None:
+    name = os.path.basename(urlsplit(url).path)
+    signature = _text(f"{url}{archive.signature}")
+    algorithm, wanted = _listed(archive, url, name, private) if archive.digests else ("sha256", "")
+    brief = f"{name}{archive.signature} is no good signature by one of the keys of the keyring"
+    checked = signatures.check(stream, signature, archive.keys, private, brief=brief, algorithm=algorithm)
     say(f"{name}: the signature is good\n".encode())
-    if archive.digests:
-        text = _text(f"{url}{archive.digests}")
-        if archive.clearsigned:
-            text = _signed_text(text, archive, f"{url}{archive.digests}", private)
-        _check_digest(path, name, text)
+    if wanted:
+        if checked != wanted:
+            raise StoreError(
+                f"{name} is not what the mirror's list of digests says",
+                details=f"{algorithm} in the list: {wanted}\n{algorithm} of the file: {checked}",
+                hint="the mirror is damaged, or in the middle of a change: try again, or use another mirror",
+            )
         say(f"{name}: the digest is right\n".encode())
-    with open(path, "rb", buffering=0) as raw:
-        try:
-            with streams.decompressed(raw) as stream:
-                done = unpack.unpack(stream, tree, place=_placing(archive) if archive.place else None)
-        except (StoreError, CommandError) as e:
-            raise StoreError(f"{name}: {e.brief}", details=e.details, hint=e.hint) from None
+    stream.seek(0)
+    raw = streams.Digested(stream, algorithm)
+    changed = StoreError(f"{name} changed while it was read", hint="try again when nobody writes it")
+    try:
+        with streams.decompressed(raw) as content:
+            done = unpack.unpack(content, tree, place=_placing(archive) if archive.place else None)
+    except (StoreError, CommandError) as e:
+        if raw.to_the_end() != checked:
+            raise changed from None
+        raise StoreError(f"{name}: {e.brief}", details=e.details, hint=e.hint) from None
+    if raw.to_the_end() != checked:
+        raise changed
     say(f"{name}: {done.entries} files, {done.size} bytes\n".encode())
 
 
@@ -144,22 +139,15 @@ def _digests(text: bytes, name: str) -> Iterator[tuple[str, str]]:
                 yield algorithm, found[1].lower()
 
 
-def _check_digest(path: str, name: str, text: bytes) -> None:
+def _listed(archive: Archive, url: str, name: str, private: str) -> tuple[str, str]:
+    """What the mirror's list says that a file is: an algorithm as hashlib calls it, and the digest."""
+    text = _text(f"{url}{archive.digests}")
+    if archive.clearsigned:
+        text = _signed_text(text, archive, f"{url}{archive.digests}", private)
     wanted = dict(_digests(text, name))
     algorithm = next((one for one in ("sha512", "sha256", "blake2b") if one in wanted), "")
     if not algorithm:
         raise StoreError(
             f"the mirror has no digest of {name}", hint="the mirror may be in the middle of a change: try again"
         )
-    with open(path, "rb") as stream:
-        found = hashlib.file_digest(stream, algorithm).hexdigest()
-    if found != wanted[algorithm]:
-        raise StoreError(
-            f"{name} is not what the mirror's list of digests says",
-            details=f"{algorithm} in the list: {wanted[algorithm]}\n{algorithm} of the file: {found}",
-            hint="the mirror is damaged, or in the middle of a change: try again, or use another mirror",
-        )
-
-
-def _write(private: str, name: str, content: bytes) -> None:
-    files.write_atomic(f"{private}/{name}", content, mode=0o600)
+    return algorithm, wanted[algorithm]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
+import stat
 from typing import TYPE_CHECKING, Protocol
 
 from roost.errors import StoreError
@@ -24,12 +26,37 @@ class Readable(Protocol):
         """At most ``size`` bytes; none at the end."""
 
 
-class Digested:
-    """A file, with the SHA-256 of all that was read of it."""
+@contextlib.contextmanager
+def regular(path: str, *, shown: str = "", hint: str = "") -> Iterator[BinaryIO]:
+    """A regular file, for reading; ``shown`` is what it is called. Raises StoreError for anything else, which is not opened.
 
-    def __init__(self, stream: BinaryIO) -> None:
+    Whoever checks a file and uses it reads it through this one descriptor, and compares the digests of both readings: it may
+    be written meanwhile.
+    """
+    shown = shown or path
+    try:
+        there = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    except OSError as e:
+        hint = hint or "is the path right? it is relative to the definition"
+        raise StoreError(f"{shown}: {e.strerror}", hint=hint) from None
+    try:
+        if not stat.S_ISREG(os.fstat(there).st_mode):
+            raise StoreError(f"{shown} is no file", hint=hint or 'a directory is `from = "dir:DIRECTORY"`')
+        fd = os.open(f"/proc/self/fd/{there}", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as e:
+        raise StoreError(f"{shown}: {e.strerror}", hint="who runs this must be able to read it") from None
+    finally:
+        os.close(there)
+    with open(fd, "rb", buffering=0) as stream:
+        yield stream
+
+
+class Digested:
+    """A stream, with the digest of all that was read of it; ``algorithm`` as hashlib calls it."""
+
+    def __init__(self, stream: Readable, algorithm: str = "sha256") -> None:
         self._stream = stream
-        self._sha = hashlib.sha256()
+        self._sha = hashlib.new(algorithm)
 
     def read(self, size: int = -1, /) -> bytes:
         """At most ``size`` bytes; none at the end."""
@@ -38,7 +65,7 @@ class Digested:
         return data
 
     def to_the_end(self) -> str:
-        """The digest of the whole file, in hexadecimal."""
+        """The digest of the whole stream, in hexadecimal."""
         while self.read(BLOCK):
             pass
         return self._sha.hexdigest()

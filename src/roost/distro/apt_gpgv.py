@@ -10,12 +10,18 @@ PATH=${PATH#*:}
 said=$(gpgv "$@")
 status=$?
 refuse() { echo "$1" >&2; echo "[GNUPG:] BADSIG ${2:-0000000000000000}"; exit 1; }
+said_of() { printf '%s\\n' "$said" | sed -n "s/^\\[GNUPG:\\] $1 \\([^ ]*\\).*/\\1/p" | head -n 1; }
 """
+# As apt has it: one good signature will do, whatever the others are.
 _KEYS = """\
-case $said in
-*'[GNUPG:] GOODSIG '*) ;;
-*'[GNUPG:] EXPKEYSIG '*) key=${said#*EXPKEYSIG }; refuse "EXPKEYSIG ${key%% *}" "${key%% *}" ;;
-esac
+good=
+for kind in {good}; do good=$good$(said_of "$kind"); done
+if [ -z "$good" ]; then
+    for kind in REVKEYSIG EXPKEYSIG EXPSIG; do
+        key=$(said_of "$kind")
+        [ -z "$key" ] || refuse "$kind $key" "$key"
+    done
+fi
 """
 _DATES = """\
 until=$(sed -n 's/^Valid-Until: //p' "$release" | head -n 1)
@@ -41,8 +47,11 @@ eval 'gpgv "$@" '"$fd>&1" | sed -e '/^.GNUPG:. KEYEXPIRED /d' -e 's/^\\(.GNUPG:.
 
 
 def for_debootstrap(*, expired_keys: bool, old_release_files: bool) -> bytes:
-    """A gpgv that calls bad what apt would refuse: debootstrap itself asks neither when a key nor when a Release file ends."""
-    return (_CALL + ("" if expired_keys else _KEYS) + ("" if old_release_files else _DATES) + _END).encode()
+    """A gpgv that calls bad what apt would refuse: debootstrap itself asks neither what became of a key nor when a Release
+    file ends. ``expired_keys`` are good ones; those that were revoked are not, but of one that has expired gpgv says no more.
+    """
+    keys = _KEYS.format(good="GOODSIG EXPKEYSIG" if expired_keys else "GOODSIG")
+    return (_CALL + keys + ("" if old_release_files else _DATES) + _END).encode()
 
 
 def for_expired_keys() -> bytes:

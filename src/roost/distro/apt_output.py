@@ -75,6 +75,16 @@ _KNOWN: tuple[tuple[str, str, str], ...] = (
         "credentials belong into the host's /etc/apt/auth.conf.d, or into the mirror's address",
     ),
     (
+        r"REVKEYSIG ([0-9A-F]+)",
+        "the mirror is signed by a key that was revoked: {what}",
+        "who has that key may not be its owner: another mirror, or one that was signed anew with another key",
+    ),
+    (
+        r"EXPSIG ([0-9A-F]+)",
+        "the mirror's signature was good until a day that has passed: {what}",
+        "a mirror that is not updated: use another one",
+    ),
+    (
         r"EXPKEYSIG ([0-9A-F]+)",
         "the mirror is signed by a key that has expired: {what}",
         'update the host\'s keyring package, or name a keyring with the renewed key, keyring = "PATH"',
