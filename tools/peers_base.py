@@ -56,7 +56,7 @@ def makers(at: Place) -> tuple[Maker, ...]:
         Maker("mmdebstrap with its cache hooks", _in(top, (*cached, SUITE, f"{top}/1")), (*cached, SUITE, f"{top}/2"), "its manual's"),
         Maker("mmdebstrap --mode=unshare", (*plain, "--mode=unshare", SUITE, f"{at.ram}/base.tar"), note="a tar file: sbuild's base"),
         Maker("debootstrap", _in(top, (*old, f"{top}/three")), (*old, f"{top}/four"), "with --cache-dir"),
-        Maker("mmdebstrap | podman import", ("sh", "-c", pipe), note="keeps nothing of it for the next time"),
+        Maker("mmdebstrap and podman import", ("sh", "-c", pipe), note="keeps nothing of it for the next time"),
         Maker("debspawn create", _in(top, _spawn(at, spawn)), _spawn(at, spawn), _SPAWN_NOTE),
     )  # fmt: skip
 

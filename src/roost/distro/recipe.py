@@ -223,7 +223,10 @@ class Family(Protocol):
         """
 
     def add_repository(self, repository: RepositoryKeys) -> Inside:
-        """Writes a repository and its keys, and trusts these for it alone. Raises HostError for a file without keys."""
+        """Writes a repository and its keys. Raises HostError for a file without keys.
+
+        They are trusted for it alone where the package manager can tell (apt); else for all: rpm, pacman, apk, portage.
+        """
 
     def install(self, packages: Sequence[str], *, init: bool = False) -> Inside:
         """Installs packages, and leaves no lists or downloaded files. Without any, the repositories are looked at only.
