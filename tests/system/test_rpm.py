@@ -132,6 +132,8 @@ def test_what_is_removed_goes_with_what_it_alone_needed(fedora: Rig, mirror: Mir
     [_, profile, top] = [layer["digest"][:16] for layer in rig.json("plan")["layers"]]
     below, above = (rig.json("layer", "show", one)["packages"].keys() for one in (profile, top))
     assert (below - above, above - below) == ({"hello", "greeting"}, {"tzdata"})
+    rig.define(mirror.definition("fedora", "32", more.format('remove-packages = ["greeting"]')))
+    assert rig.run("rpm -q greeting hello >/dev/null; echo $?", machine="m").text == "2\n", "what needs it goes as well"
     rig.define(mirror.definition("fedora", "32", 'remove-packages = ["dnf"]'))
     refused(rig, "the system cannot do without dnf")
 

@@ -74,6 +74,10 @@ def test_what_is_removed_goes_with_what_it_alone_needed(leap: Rig, mirror: Mirro
     done = rig("build")
     assert done.status == 0, done
     assert rig.run("rpm -qa --qf '%{NAME}\\n' | grep -xE 'hello|greeting|other'", machine="m").text == "other\n"
+    rig.define(mirror.definition("opensuse", "15.6", more.replace('["hello", "not-there"]', '["greeting"]')))
+    assert rig.run("rpm -qa --qf '%{NAME}\\n' | grep -xE 'hello|greeting|other'", machine="m").text == "other\n", (
+        "what needs it goes as well"
+    )
 
 
 def test_users_time_and_services(leap: Rig, mirror: Mirror, tmp_path: Path) -> None:
