@@ -74,9 +74,13 @@ def bootstrap(
     _, _, places = _resolve(base, recipe)
     keys = releases.openpgp(base, recipe, host)
     stage3 = Archive(
-        url=places["stage3"], keys=keys, pointer=_STAGE3, clearsigned=True, signature=".asc", digests=".DIGESTS"
-    )
-    snapshot = Archive(url=places["snapshot"], keys=keys, signature=".gpgsig", place=_REPOSITORY, only=_NEEDED)
+        url=places["stage3"], keys=keys, pointer=_STAGE3, clearsigned=True, signature=".asc", digests=".DIGESTS",
+        proxies=host.proxies, certificates=host.ca_path,
+    )  # fmt: skip
+    snapshot = Archive(
+        url=places["snapshot"], keys=keys, signature=".gpgsig", place=_REPOSITORY, only=_NEEDED,
+        proxies=host.proxies, certificates=host.ca_path,
+    )  # fmt: skip
     return Bootstrap(archives=(stage3, snapshot))
 
 

@@ -125,6 +125,7 @@ class Archive(Struct, frozen=True, kw_only=True):
     must have signed, binary.
     ``place`` is where in the tree it goes, without its first directory; empty: it is the tree. Of its content only what
     is at or below the paths ``only``, unless that is empty.
+    ``proxies`` (scheme → address) and the file ``certificates`` are the host's, by which the mirror is reached.
     """
 
     url: str
@@ -135,6 +136,8 @@ class Archive(Struct, frozen=True, kw_only=True):
     digests: str = ""
     place: str = ""
     only: tuple[str, ...] = ()
+    proxies: dict[str, str] = {}
+    certificates: str = ""
 
 
 class Bootstrap(Struct, frozen=True, kw_only=True):
