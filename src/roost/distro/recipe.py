@@ -179,12 +179,16 @@ class Origin(Struct, frozen=True, kw_only=True):
 
 
 class Package(Struct, frozen=True, kw_only=True):
-    """An installed package; ``source`` is what it was built from ("NAME VERSION"), where that is called otherwise."""
+    """An installed package; ``source`` is what it was built from ("NAME VERSION"), where that is called otherwise.
+
+    ``build`` tells apart what was built again as the same version, where the manager's versions do not.
+    """
 
     name: str
     version: str
     architecture: str = ""
     source: str = ""
+    build: str = ""
 
 
 class Family(Protocol):
