@@ -106,7 +106,7 @@ def test_a_base_of_packages_that_were_built_again_is_kept(tmp_path: Path, built:
     story = Story(tmp_path, text)
     for which, number in ((story.older, "1"), (story.newer, built)):
         [layer] = which.layers
-        listed = {portage.LIST: f"app-misc/hello-1\t0\t{number}\n"}
+        listed = {portage.STATUS_PATH: f"app-misc/hello-1\t0\t{number}\n"}
         put(story.store, layer.name, digest=layer.digest, family="portage", facts=layer.facts, files=listed)
     assert story.update().needless(story.newer, story.stamps) == (set(story.stamps) if needless else set())
     assert {one.changes for one in story.update().report(story.newer)} == {()}
