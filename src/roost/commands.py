@@ -94,9 +94,17 @@ def of_base(base: Base, recipe: Recipe, family: Family, host: Any) -> tuple[Comm
     )
 
 
+_OWN = (
+    "url",
+    "keys",
+    "proxies",
+    "certificates",
+)  # the address stands by itself; the others are no words, or the host's own
+
+
 def _words(archive: Any) -> tuple[str, ...]:
     """An archive that is downloaded, checked and unpacked by Roost itself."""
-    known = {name: getattr(archive, name) for name in archive.__struct_fields__ if name not in ("url", "keys")}
+    known = {name: getattr(archive, name) for name in archive.__struct_fields__ if name not in _OWN}
     return (archive.url, *(f"{name}={_text(value)}" for name, value in known.items() if value))
 
 

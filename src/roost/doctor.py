@@ -208,11 +208,17 @@ def _networks() -> Check:
 
 def _bootstrap() -> Check:
     path = runner.child_env({})["PATH"]
-    found = [name for name in ("mmdebstrap", "debootstrap", "dnf", "dnf5", "pacman") if shutil.which(name, path=path)]
+    programs = ("mmdebstrap", "debootstrap", "dnf", "dnf5", "pacman", "apk", "gpgv")
+    found = [name for name in programs if shutil.which(name, path=path)]
     if "mmdebstrap" not in found:
         return Check(
             name="bootstrap", state="failed", found=", ".join(found) or "none", remedy="apt install mmdebstrap"
         )
+    if "gpgv" not in found:  # apt may have brought another program that does the same for it
+        remedy = (
+            "apt install gpgv: Gentoo, Alpine and archives with a keyring are checked by it, debootstrap's mirrors too"
+        )
+        return Check(name="bootstrap", state="warning", found=", ".join(found), remedy=remedy)
     return Check(name="bootstrap", state="ok", found=", ".join(found))
 
 

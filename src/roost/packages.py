@@ -13,7 +13,7 @@ from roost.host import files
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from roost.distro.recipe import Family
+    from roost.distro.recipe import Family, Package
     from roost.records import LayerRecord
     from roost.store import Store
 
@@ -50,6 +50,15 @@ class Lists:
                 self._read[key] = None if status is None else manager.packages(status)
             if (found := self._read[key]) is not None:
                 return found
+        return None
+
+    def whole(self, chain: Sequence[str], family: str) -> frozenset[Package] | None:
+        """The same with all that is known of each package; not kept."""
+        manager = family_of_tree(family)
+        for digest in reversed(chain):
+            status = _status(self._store, digest, manager)
+            if status is not None:
+                return frozenset(inventory(manager, status))
         return None
 
 

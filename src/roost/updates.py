@@ -14,6 +14,7 @@ from roost.packages import Lists
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from roost.distro.recipe import Package
     from roost.plan import LayerPlan, MachinePlan, Plan
     from roost.store import Store
 
@@ -77,7 +78,7 @@ class Update:
                 continue
             if layer.facts.get("scripts"):
                 return False
-            if self._packages(before, layer.family) != self._packages(layer.digest, layer.family):
+            if self._listed(before, layer.family) != self._listed(layer.digest, layer.family):
                 return False
             if layer.kind != "upgrade" and self._settings(before) != self._settings(layer.digest):
                 return False
@@ -94,6 +95,13 @@ class Update:
         except StoreError:
             return None
         return self._lists.of(chain, family)
+
+    def _listed(self, digest: str, family: str) -> frozenset[Package] | None:
+        """The same with all that is known of them: a package that was built again may have the version that it had."""
+        try:
+            return self._lists.whole((*self._store.layer(digest).parents, digest), family)
+        except StoreError:
+            return None
 
     def discard(self, digests: set[str]) -> None:
         """Removes layers that were made for nothing, what is above first; one that somebody uses already stays."""

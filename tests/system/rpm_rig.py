@@ -416,6 +416,24 @@ class Served(NamedTuple):
     asked: list[str]
 
 
+HOST_BUNDLE = "/etc/ssl/certs/ca-certificates.crt"
+
+
+def self_signed(place: Path) -> tuple[Path, Path]:
+    """A certificate of 127.0.0.1 with its key, for ``served``; and without, as those who trust it have it."""
+    certificate, bundle = place / "server.pem", place / "trusted.crt"
+    subject = ("-subj", "/CN=lab", "-addext", "subjectAltName=IP:127.0.0.1", "-days", "30", "-nodes")
+    run("openssl", "req", "-x509", "-newkey", "rsa:2048", *subject, "-keyout", certificate, "-out", bundle)
+    certificate.write_text(certificate.read_text() + bundle.read_text())
+    return certificate, bundle
+
+
+def bound(source: Path, target: str) -> tuple[str, ...]:
+    """What a command begins with that sees something else of the host at ``target``."""
+    script = f'mount --bind {source} {target} && exec "$@"'
+    return ("unshare", "-m", "--propagation", "private", "sh", "-c", script, "sh")
+
+
 @contextlib.contextmanager
 def served(directory: Path, login: str = "", certificate: Path | None = None) -> Iterator[Served]:
     """Serves a directory on this computer alone, to who says ``login`` (USER:PASSWORD) when there is one.

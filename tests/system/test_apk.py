@@ -28,7 +28,7 @@ from system.apk_rig import (
 from system.boot_rig import BootRig
 from system.network_rig import host_at
 from system.rig import Rig, wait_for
-from system.rpm_rig import served, throwaway_key
+from system.rpm_rig import HOST_BUNDLE, bound, self_signed, served, throwaway_key
 from system.test_rpm import layers, refused
 
 if TYPE_CHECKING:
@@ -103,6 +103,28 @@ def test_a_host_without_an_apk(mirror: Alpine, new_store: Callable[[], str], tmp
     rig = Rig(new_store(), tmp_path, mirror.definition('bootstrap = "apk"', key=mirror.signer.public))
     assert shutil.which("apk") is None, "the test wants a host without one"
     refused(rig, "step 'apk' failed: this host has no apk, which makes this base", "the minirootfs needs none")
+
+
+def test_a_mirror_that_only_the_hosts_proxy_knows(new_store: Callable[[], str], mirror: Alpine, tmp_path: Path) -> None:
+    (tmp_path / "http:").mkdir()
+    (tmp_path / "http:/mirror.invalid").symlink_to(mirror.directory)
+    (tmp_path / "conf").mkdir()
+    rig = Rig(new_store(), tmp_path, mirror.definition(url="http://mirror.invalid"))
+    with served(tmp_path) as proxy:
+        (tmp_path / "conf/proxy").write_text(f'Acquire::http::Proxy "{proxy.url}";\n')
+        done = rig("build", prefix=bound(tmp_path / "conf", "/etc/apt/apt.conf.d"))
+    assert done.status == 0, done
+    assert f"http://mirror.invalid/{RELEASES}/{MINIROOTFS}" in proxy.asked
+
+
+def test_a_mirror_by_https_that_the_host_trusts(new_store: Callable[[], str], mirror: Alpine, tmp_path: Path) -> None:
+    certificate, bundle = self_signed(tmp_path)
+    rig = Rig(new_store(), tmp_path)
+    with served(mirror.directory, certificate=certificate) as server:
+        rig.define(mirror.definition(url=server.url))
+        refused(rig, "CERTIFICATE_VERIFY_FAILED", status=9)
+        done = rig("build", prefix=bound(bundle, HOST_BUNDLE))
+    assert done.status == 0, done
 
 
 def test_alpine_in_layers(alpine: Rig, mirror: Alpine) -> None:

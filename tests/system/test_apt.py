@@ -14,7 +14,7 @@ from roost.distro.recipe import recipe
 from system.deb_rig import Archive, Key, base_files, common, revoke, throwaway_key, with_init
 from system.faults import Worker
 from system.rig import Rig
-from system.rpm_rig import run, served
+from system.rpm_rig import HOST_BUNDLE, bound, run, self_signed, served
 from system.scenes import DEFINITION, World, wrong
 
 if TYPE_CHECKING:
@@ -25,7 +25,6 @@ SPLIT = {"xenial": "16.04", "bionic": "18.04", "focal": "20.04"}
 """The seeds' releases, as they were: /bin is not /usr/bin."""
 NEW = "resolute"
 """Debian 12's debootstrap has no script of that name."""
-HOST_BUNDLE = "/etc/ssl/certs/ca-certificates.crt"
 LAYERED = 'profiles = ["p"]\npackages = ["hello"]\n'
 PROFILE = '[profiles.p]\nuser = { name = "sai", uid = 883 }\nfiles = { "/etc/given" = { content = "given\\n" } }\n'
 
@@ -182,31 +181,18 @@ def test_a_release_whose_usr_was_not_merged_boots(ubuntu: Rig, mirrors: Mirrors,
 
 def test_an_image_without_certificates_and_a_mirror_by_https(ubuntu: Rig, mirrors: Mirrors, tmp_path: Path) -> None:
     """It is the host that knows which servers are to be trusted; what it knows does not stay."""
-    certificate, bundle = tmp_path / "server.pem", tmp_path / "trusted.crt"
-    subject = ("-subj", "/CN=lab", "-addext", "subjectAltName=IP:127.0.0.1", "-days", "30", "-nodes")
-    run("openssl", "req", "-x509", "-newkey", "rsa:2048", *subject, "-keyout", certificate, "-out", bundle)
-    certificate.write_text(certificate.read_text() + bundle.read_text())
+    certificate, bundle = self_signed(tmp_path)
     digests = ubuntu.json("plan", "focal")["layers"]
     tree = tmp_path / "tree"
     run("cp", "-a", f"{ubuntu.state}/layers/{digests[0]['digest']}/tree", tree)
     rig = Rig(ubuntu.state, tmp_path, f'[machines.image]\nfrom = "dir:{tree}"\npackages = ["hello"]\n')
-    prefix = (
-        "unshare",
-        "-m",
-        "--propagation",
-        "private",
-        "sh",
-        "-c",
-        f'mount --bind {bundle} {HOST_BUNDLE} && exec "$@"',
-        "sh",
-    )
     with served(mirrors.archive.directory, certificate=certificate) as server:
         (tree / "etc/apt/sources.list").write_text(
             f"deb [signed-by=/etc/apt/keyrings/roost.gpg] {server.url} focal main\n"
         )
         done = rig("build", timeout=200)
         assert (done.status, "the mirror's certificate is not trusted" in done.said) == (10, True), done
-        done = rig("build", prefix=prefix, timeout=200)
+        done = rig("build", prefix=bound(bundle, HOST_BUNDLE), timeout=200)
     assert done.status == 0, done
     assert rig.run("hello; find / -xdev -name '*certificates*' -type f", machine="image").text == "post configure\n"
 

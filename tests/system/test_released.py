@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import json
 import os
+import stat
 import tarfile
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -139,6 +142,48 @@ def test_a_text_that_is_signed_by_nobody_or_was_changed(mirror: Mirror, tmp_path
         assert caught.value.brief.startswith("latest.txt of the mirror has no good signature"), caught.value
         assert says in caught.value.brief
         call("rm", "-r", tmp_path / "private", tmp_path / "made")
+
+
+def test_hard_links_of_an_archive_that_has_another_place(mirror: Mirror, tmp_path: Path) -> None:
+    """A link is to a path of the archive, of which a part is taken."""
+    with contextlib.closing(Keys(tmp_path / "gnupg")) as keys:
+        mirror.sign(keys)
+        archive = mirror.of(keys.public(tmp_path / "keys.asc"), place="var/db/repos/x", only=("profiles",))
+        made = fill(archive, tmp_path) / "var/db/repos/x"
+        assert sorted(path.name for path in made.rglob("*")) == ["one", "profiles", "two"]
+        assert (made / "profiles/one").samefile(made / "profiles/two")
+        call("rm", "-r", tmp_path / "private", tmp_path / "made")
+        with tarfile.open(mirror.archive, "w") as tar:
+            tar.add(tmp_path / "tree/top/three", "top/three")
+            tar.add(tmp_path / "tree/top/profiles", "top/profiles")
+        mirror.sign(keys)
+    with pytest.raises(StoreError) as caught:
+        fill(archive, tmp_path)
+    assert caught.value.brief == "root.tar: 'top/profiles/one' is a link to 'top/three', which is left out"
+
+
+# -- a host without gpgv
+
+
+def test_a_host_without_gpgv(tiny: Rig, tmp_path: Path) -> None:
+    """No signature was found to be bad: nobody has looked at it."""
+    archive = packed(make_tree(tmp_path / "tree"), tiny.directory / "root.tar")
+    key = key_of("good", tmp_path, lambda keys, more: keys.sign(archive, *more))
+    tiny.define(machine("tar:root.tar", f'keyring = "{key}"'))
+    hidden = tmp_path / "hidden"
+    hidden.mkdir()
+    os.mknod(hidden / "gpgv", stat.S_IFCHR, 0)  # as overlayfs hides a file
+    script = f'mount -t overlay none -o lowerdir={hidden}:/usr/bin /usr/bin && exec "$@"'
+    prefix = ("unshare", "-m", "--propagation", "private", "sh", "-c", script, "sh")
+    done = tiny("build", prefix=prefix)
+    assert done.status == 10, done
+    assert "gpgv is not installed" in done.said
+    assert "apt install gpgv" in done.said
+    assert "no good signature" not in done.said
+    done = tiny("doctor", "--json", prefix=prefix)
+    [found] = [one for one in json.loads(done.text) if one["name"] == "bootstrap"]
+    assert (found["state"], "apt install gpgv" in found["remedy"]) == ("warning", True)
+    assert tiny("build").status == 0
 
 
 # -- what changes meanwhile

@@ -275,3 +275,7 @@ def test_a_mirrors_address_is_said_without_its_login() -> None:
 def test_packages_from_the_list() -> None:
     text = b"glibc\t2.31-2.fc32\tx86_64\nglibc\t2.31-2.fc32\ti686\ngpg-pubkey\t12-34\t(none)\nvim\t2:8.2-1\tx86_64\nodd\n\xff\t1\tx\n"
     assert dnf.packages(text) == {"glibc": "2.31-2.fc32", "glibc.i686": "2.31-2.fc32", "vim": "2:8.2-1", "\ufffd": "1"}
+    kernels = b"kernel-core\t5.6.6-300\tx86_64\nkernel-core\t5.11.22-100\tx86_64\nkernel-core\t5.6.6-300\ti686\n"
+    assert dnf.packages(kernels) == {
+        "kernel-core-5.6.6-300": "5.6.6-300", "kernel-core-5.11.22-100": "5.11.22-100", "kernel-core": "5.6.6-300",
+    }  # fmt: skip

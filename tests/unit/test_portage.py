@@ -11,6 +11,8 @@ from roost.definition.model import Base
 from roost.distro import portage, recipe
 from roost.errors import DefinitionError, HostError
 from roost.host.dnf import HostDnf
+from roost.packages import Installed
+from roost.spdx import purl
 
 BASE = Base(distribution="gentoo", release="rolling", architecture="amd64", bootstrap="stage3", variant="systemd")
 POINTER = """# Latest as of Fri, 20 Nov 2026 17:00:00 +0000
@@ -82,7 +84,27 @@ def test_failures_are_explained(output: str) -> None:
 
 
 def test_the_list_of_packages() -> None:
-    status = b"app-misc/hello-1\t0\ndev-lang/python-3.12.8\t3.12\ndev-lang/python-3.13.1_p1-r2\t3.13\nx11-libs/gtk+-2.24.33-r3\t2\nodd\n"
+    status = (
+        b"app-misc/hello-1\t0\ndev-lang/python-3.12.8\t3.12\t1795194000\ndev-lang/python-3.13.1_p1-r2\t3.13\t1795194001\n"
+        b"x11-libs/gtk+-2.24.33-r3\t2\t1\nodd\n"
+    )
     assert portage.packages(status) == {
-        "app-misc/hello": "1", "dev-lang/python": "3.12.8", "dev-lang/python:3.13": "3.13.1_p1-r2", "x11-libs/gtk+": "2.24.33-r3",
+        "app-misc/hello": "1", "dev-lang/python:3.12": "3.12.8", "dev-lang/python:3.13": "3.13.1_p1-r2", "x11-libs/gtk+": "2.24.33-r3",
     }  # fmt: skip
+    one, other = [found for found in portage.inventory(status) if found.name == "dev-lang/python"]
+    assert (one.version, one.build, other.version, other.build) == (
+        "3.12.8",
+        "1795194000",
+        "3.13.1_p1-r2",
+        "1795194001",
+    )
+    words = {"ID": "gentoo"}
+    assert purl(Installed(name=one.name, version=one.version), "portage", words) == (
+        "pkg:ebuild/dev-lang/python@3.12.8?distro=gentoo"
+    )
+
+
+def test_what_was_built_again_is_another_package() -> None:
+    one, other = (b"app-misc/hello-1\t0\t%d\n" % built for built in (1795194000, 1795194001))
+    assert portage.packages(one) == portage.packages(other)
+    assert portage.inventory(one) != portage.inventory(other)

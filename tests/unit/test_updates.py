@@ -11,6 +11,7 @@ from test_plan import plan
 
 from roost import manifest
 from roost.cli.updated import summary, tell
+from roost.distro import portage
 from roost.plan import Known, upgrade_of
 from roost.store import Store
 from roost.updates import Change, Update, Updated, compare
@@ -95,6 +96,19 @@ def test_layers_that_are_the_same_are_needless(tmp_path: Path) -> None:
     story.put(story.older, same, {"etc/motd": "x\n", "etc/shadow": "root:*:1\n", "var/log": "yesterday\n"})
     story.put(story.newer, same, {"etc/motd": "x\n", "etc/shadow": "root:*:2\n", "var/log": "today\n"})
     assert story.update().needless(story.newer, story.stamps) == set(story.stamps)
+    assert {one.changes for one in story.update().report(story.newer)} == {()}
+
+
+@pytest.mark.parametrize(("built", "needless"), [("1", True), ("2", False)])
+def test_a_base_of_packages_that_were_built_again_is_kept(tmp_path: Path, built: str, needless: bool) -> None:
+    """Gentoo's may have the version that they had."""
+    text = '[machines.g]\ndistribution = "gentoo"\nrelease = "rolling"\narchitecture = "amd64"\n'
+    story = Story(tmp_path, text)
+    for which, number in ((story.older, "1"), (story.newer, built)):
+        [layer] = which.layers
+        listed = {portage.STATUS_PATH: f"app-misc/hello-1\t0\t{number}\n"}
+        put(story.store, layer.name, digest=layer.digest, family="portage", facts=layer.facts, files=listed)
+    assert story.update().needless(story.newer, story.stamps) == (set(story.stamps) if needless else set())
     assert {one.changes for one in story.update().report(story.newer)} == {()}
 
 

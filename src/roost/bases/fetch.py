@@ -12,14 +12,17 @@ import hashlib
 import os
 from typing import TYPE_CHECKING
 
+from msgspec import Struct
+
 from roost.bases import signatures, streams
 from roost.distro.keyring import binary
-from roost.errors import NetworkDown, StoreError, exhausted
+from roost.errors import HostError, NetworkDown, StoreError, exhausted
 from roost.host import files
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from http.client import HTTPResponse
+    from ssl import SSLContext
 
     from roost.bases.streams import Readable
     from roost.store import Store
@@ -42,9 +45,24 @@ def sha256_of(path: str) -> str:
             raise StoreError(f"{path}: {e.strerror}", hint="can it be read?") from None
 
 
+class Way(Struct, frozen=True, kw_only=True):
+    """How servers are reached: ``proxies`` is scheme → address, which may hold a password, and comes before the environment's;
+    ``certificates`` is the file of those that are trusted, empty: OpenSSL's own.
+    """
+
+    proxies: dict[str, str] = {}
+    certificates: str = ""
+
+    def __repr__(self) -> str:
+        return f"Way(certificates={self.certificates!r})"
+
+
+PLAIN = Way()
+
+
 @contextlib.contextmanager
 def downloaded(
-    store: Store, url: str, *, say: Callable[[bytes], None], sha256: str = "", keep: bool = False
+    store: Store, url: str, *, say: Callable[[bytes], None], sha256: str = "", keep: bool = False, way: Way = PLAIN
 ) -> Iterator[str]:
     """The path of what is at an address, downloaded when it is not there; when this ends well it is gone, or kept.
 
@@ -56,7 +74,7 @@ def downloaded(
     with files.locked(f"{store.run}/locks/download-{key}"):
         os.makedirs(place, mode=0o700, exist_ok=True)
         if not os.path.exists(f"{place}/file"):
-            _get(url, place, say)
+            _get(url, place, say, way)
         if sha256 and (found := sha256_of(f"{place}/file")) != sha256:
             files.remove_tree(place)
             raise StoreError(
@@ -73,10 +91,10 @@ def downloaded(
             files.remove_tree(place)
 
 
-def _get(url: str, place: str, say: Callable[[bytes], None]) -> None:
+def _get(url: str, place: str, say: Callable[[bytes], None], way: Way) -> None:
     problem = ""
     for _ in range(_TRIES):
-        problem = _got(url, place, say)
+        problem = _got(url, place, say, way)
         if not problem:
             os.rename(f"{place}/part", f"{place}/file")
             return
@@ -84,7 +102,7 @@ def _get(url: str, place: str, say: Callable[[bytes], None]) -> None:
     raise NetworkDown(f"{url} {problem}", hint="what was downloaded is kept: the same command goes on with it")
 
 
-def _got(url: str, place: str, say: Callable[[bytes], None]) -> str:
+def _got(url: str, place: str, say: Callable[[bytes], None], way: Way) -> str:
     """Goes on with a download; why it did not come to its end, or nothing."""
     part = f"{place}/part"
     have, name = 0, ""
@@ -93,7 +111,7 @@ def _got(url: str, place: str, say: Callable[[bytes], None]) -> str:
         with open(f"{place}/meta", encoding="ascii") as stream:
             name = stream.read(1000)
     asked = {"Range": f"bytes={have}-", "If-Range": name} if have and name else {}
-    with _opened(url, asked) as answer:
+    with _opened(url, asked, way) as answer:
         more = answer.status == 206 and (answer.headers.get("Content-Range") or "").startswith(f"bytes {have}-")
         if asked and answer.status == 206 and not more:
             os.unlink(part)
@@ -127,14 +145,15 @@ def _got(url: str, place: str, say: Callable[[bytes], None]) -> str:
 
 
 @contextlib.contextmanager
-def _opened(url: str, headers: dict[str, str]) -> Iterator[HTTPResponse]:
+def _opened(url: str, headers: dict[str, str], way: Way) -> Iterator[HTTPResponse]:
     from http.client import HTTPException
     from urllib.error import HTTPError, URLError
-    from urllib.request import Request, urlopen
+    from urllib.request import HTTPSHandler, ProxyHandler, Request, build_opener, getproxies
 
     request = Request(url, headers={"User-Agent": "roost", "Accept-Encoding": "identity", **headers})  # noqa: S310  # checked
+    opener = build_opener(ProxyHandler({**getproxies(), **way.proxies}), HTTPSHandler(context=_trusting(way)))
     try:
-        with urlopen(request, timeout=_SECONDS) as answer:  # noqa: S310
+        with opener.open(request, timeout=_SECONDS) as answer:
             if not answer.geturl().startswith(("http://", "https://")):
                 raise StoreError(f"{url} leads to {answer.geturl()}", hint="is the address right?")
             yield answer
@@ -150,12 +169,23 @@ def _opened(url: str, headers: dict[str, str]) -> Iterator[HTTPResponse]:
         raise NetworkDown(f"{url} broke off: {type(e).__name__}", hint="the same command goes on with it") from None
 
 
-def content(url: str) -> bytes:
+def _trusting(way: Way) -> SSLContext:
+    import ssl
+
+    try:
+        return ssl.create_default_context(cafile=way.certificates or None)
+    except OSError as e:
+        raise HostError(
+            f"{way.certificates} cannot be read: {e.strerror or e}", hint="install the host's ca-certificates anew"
+        ) from None
+
+
+def content(url: str, way: Way = PLAIN) -> bytes:
     """A small file: a signature, a pointer. Raises NetworkDown, and StoreError for one that is not there or not small."""
     from http.client import HTTPException
 
     try:
-        with _opened(url, {}) as answer:
+        with _opened(url, {}, way) as answer:
             data = answer.read(SIGNATURE_MOST + 1)
     except (HTTPException, OSError) as e:
         raise NetworkDown(f"{url} broke off: {type(e).__name__}", hint="try again") from None

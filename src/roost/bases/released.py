@@ -36,7 +36,7 @@ def fill(store: Store, archives: Sequence[Archive], *, tree: str, private: str, 
             with streams.regular(_path(url), shown=url, hint=_CHECK) as stream:
                 _unpacked(archive, url, stream, tree, private, say)
             continue
-        with fetch.downloaded(store, url, say=say) as path, streams.regular(path) as stream:
+        with fetch.downloaded(store, url, say=say, way=_way(archive)) as path, streams.regular(path) as stream:
             _unpacked(archive, url, stream, tree, private, say)
 
 
@@ -56,16 +56,20 @@ def _path(url: str) -> str:
     return unquote(urlsplit(url).path)
 
 
-def _text(url: str) -> bytes:
+def _way(archive: Archive) -> fetch.Way:
+    return fetch.Way(proxies=archive.proxies, certificates=archive.certificates)
+
+
+def _text(archive: Archive, url: str) -> bytes:
     """A small file at an address."""
     if not url.startswith("file:"):
-        return fetch.content(url)
+        return fetch.content(url, _way(archive))
     with streams.regular(_path(url), shown=url, hint=_CHECK) as stream:
         return stream.read(fetch.SIGNATURE_MOST)
 
 
 def _pointed(archive: Archive, private: str) -> str:
-    text = _text(archive.url)
+    text = _text(archive, archive.url)
     if archive.clearsigned:
         text = _signed_text(text, archive, archive.url, private)
     found = re.search(archive.pointer, text.decode(errors="replace"), re.MULTILINE)
@@ -86,12 +90,15 @@ def _unpacked(
     archive: Archive, url: str, stream: BinaryIO, tree: str, private: str, say: Callable[[bytes], None]
 ) -> None:
     name = os.path.basename(urlsplit(url).path)
-    signature = _text(f"{url}{archive.signature}")
+    signature = _text(archive, f"{url}{archive.signature}")
     algorithm, wanted = _listed(archive, url, name, private) if archive.digests else ("sha256", "")
     brief = f"{name}{archive.signature} is no good signature by one of the keys of the keyring"
     checked = signatures.check(stream, signature, archive.keys, private, brief=brief, algorithm=algorithm)
     say(f"{name}: the signature is good\n".encode())
-    if wanted:
+    if archive.digests:
+        if not wanted:
+            hint = "the mirror may be in the middle of a change: try again"
+            raise StoreError(f"the mirror has no digest of {name}", hint=hint)
         if checked != wanted:
             raise StoreError(
                 f"{name} is not what the mirror's list of digests says",
@@ -140,14 +147,10 @@ def _digests(text: bytes, name: str) -> Iterator[tuple[str, str]]:
 
 
 def _listed(archive: Archive, url: str, name: str, private: str) -> tuple[str, str]:
-    """What the mirror's list says that a file is: an algorithm as hashlib calls it, and the digest."""
-    text = _text(f"{url}{archive.digests}")
+    """What the mirror's list says that a file is: an algorithm as hashlib calls it, and the digest; empty, when it says nothing."""
+    text = _text(archive, f"{url}{archive.digests}")
     if archive.clearsigned:
         text = _signed_text(text, archive, f"{url}{archive.digests}", private)
     wanted = dict(_digests(text, name))
-    algorithm = next((one for one in ("sha512", "sha256", "blake2b") if one in wanted), "")
-    if not algorithm:
-        raise StoreError(
-            f"the mirror has no digest of {name}", hint="the mirror may be in the middle of a change: try again"
-        )
-    return algorithm, wanted[algorithm]
+    algorithm = next((one for one in ("sha512", "sha256", "blake2b") if one in wanted), "sha256")
+    return algorithm, wanted.get(algorithm, "")

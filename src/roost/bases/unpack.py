@@ -72,7 +72,7 @@ class _Header(tarfile.TarInfo):
 def unpack(stream: Readable, tree: str, *, image: bool = False, lowers: Sequence[str] = (), entries: int = ENTRIES_MOST,
            size: int = SIZE_MOST, place: Callable[[list[str]], list[str] | None] | None = None) -> Unpacked:  # fmt: skip
     """Fills the empty directory ``tree``. ``image``: it is a layer of an image, over the trees ``lowers`` (the top first).
-    ``place`` says where an entry goes, both by the parts of their paths; None: it is left out.
+    ``place`` says where an entry goes, and what a hard link means, by the parts of their paths; None: it is left out.
 
     Raises StoreError for an archive that is damaged, too large, or would write elsewhere; HostError when the disk is full.
     What is in ``tree`` then is to be thrown away.
@@ -269,6 +269,14 @@ class _Unpacking:
 
     def _link(self, parent: int, name: str, entry: tarfile.TarInfo, shown: str) -> None:
         target = _parts(entry.linkname)
+        if self.place is not None:
+            placed = self.place(target)
+            if placed is None:
+                there = _shown(entry.linkname)
+                raise StoreError(
+                    f"{shown} is a link to {there}, which is left out", hint="this is Roost's trouble: please report it"
+                )
+            target = placed
         if not target:
             raise StoreError(f"{shown} is a link to the tree itself")
         there = _shown("/".join(target))

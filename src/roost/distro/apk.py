@@ -78,7 +78,10 @@ def bootstrap(
         number = r"[0-9]{8}" if base.release == "edge" else rf"{version}\.[0-9]+(?:_rc[0-9]+)?"
         pointer = rf"^\s*file:\s*(alpine-minirootfs-{number}-{re.escape(architecture)}\.tar\.gz)\s*$"
         keys = releases.openpgp(base, recipe, host)
-        archive = Archive(url=places[_POINTER], keys=keys, pointer=pointer, signature=".asc", digests=".sha256")
+        archive = Archive(
+            url=places[_POINTER], keys=keys, pointer=pointer, signature=".asc", digests=".sha256",
+            proxies=host.proxies, certificates=host.ca_path,
+        )  # fmt: skip
         return Bootstrap(archives=(archive,))
     packages = release.packages.get(base.variant) or recipe.packages[base.variant]
     words = (*(os.fspath(path) for path in (target, private, archives)), architecture, *packages)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from roost.distro import dnf_inside, dnf_output, dnf_repos
@@ -299,11 +300,14 @@ def list_packages() -> Inside:
 def packages(status: bytes) -> dict[str, str]:
     """Name → version of the installed packages, from the content of ``STATUS_PATH``.
 
-    A second one of the same name (another architecture, a second kernel) is called ``NAME.ARCHITECTURE``.
+    Each of several versions (kernels) is called ``NAME-VERSION``; a second architecture of one is ``NAME.ARCHITECTURE``.
     """
+    every = inventory(status)
+    several = Counter((one.name, one.architecture) for one in every)
     found: dict[str, str] = {}
-    for one in inventory(status):
-        found[f"{one.name}.{one.architecture}" if one.name in found else one.name] = one.version
+    for one in every:
+        name = f"{one.name}-{one.version}" if several[one.name, one.architecture] > 1 else one.name
+        found[f"{name}.{one.architecture}" if name in found else name] = one.version
     return found
 
 

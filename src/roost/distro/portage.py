@@ -7,11 +7,12 @@ Of the ebuild repository a base has the profiles and no ebuilds, which are half 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from roost.distro import dnf, dnf_repos, keyring, portage_inside, portage_output, releases
 from roost.distro.portage_inside import CACHE, LIST, PROVISION
-from roost.distro.recipe import Archive, Bootstrap, Inside, Provision
+from roost.distro.recipe import Archive, Bootstrap, Inside, Package, Provision
 from roost.errors import DefinitionError
 from roost.host import dnf as host_dnf
 
@@ -74,9 +75,13 @@ def bootstrap(
     _, _, places = _resolve(base, recipe)
     keys = releases.openpgp(base, recipe, host)
     stage3 = Archive(
-        url=places["stage3"], keys=keys, pointer=_STAGE3, clearsigned=True, signature=".asc", digests=".DIGESTS"
-    )
-    snapshot = Archive(url=places["snapshot"], keys=keys, signature=".gpgsig", place=_REPOSITORY, only=_NEEDED)
+        url=places["stage3"], keys=keys, pointer=_STAGE3, clearsigned=True, signature=".asc", digests=".DIGESTS",
+        proxies=host.proxies, certificates=host.ca_path,
+    )  # fmt: skip
+    snapshot = Archive(
+        url=places["snapshot"], keys=keys, signature=".gpgsig", place=_REPOSITORY, only=_NEEDED,
+        proxies=host.proxies, certificates=host.ca_path,
+    )  # fmt: skip
     return Bootstrap(archives=(stage3, snapshot))
 
 
@@ -168,12 +173,24 @@ def list_packages() -> Inside:
 
 
 def packages(status: bytes) -> dict[str, str]:
-    """``CATEGORY/NAME`` → version of the installed packages; a second one of a name is called ``CATEGORY/NAME:SLOT``."""
-    found: dict[str, str] = {}
+    """``CATEGORY/NAME`` → version of the installed packages; each of several of a name is called ``CATEGORY/NAME:SLOT``."""
+    found = _listed(status)
+    several = Counter(one.name for one, _ in found)
+    return {f"{one.name}:{slot}" if several[one.name] > 1 else one.name: one.version for one, slot in found}
+
+
+def inventory(status: bytes) -> list[Package]:
+    """The installed packages; ``build`` is when each was built (BUILD_TIME, as portage has it)."""
+    return [one for one, _ in _listed(status)]
+
+
+def _listed(status: bytes) -> list[tuple[Package, str]]:
+    """The installed packages, each with its slot."""
+    found = []
     for line in status.decode("utf-8", "replace").splitlines():
-        whole, _, slot = line.partition("\t")
+        whole, slot, built, *_ = [*line.split("\t"), "", ""]
         if match := _VERSION.fullmatch(whole):
-            found[f"{match[1]}:{slot}" if match[1] in found else match[1]] = match[2]
+            found.append((Package(name=match[1], version=match[2], build=built), slot))
     return found
 
 

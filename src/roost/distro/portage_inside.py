@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from roost.definition.model import RepositoryKeys, User
 
 LIST = "var/lib/roost/packages"
-"""Where a tree keeps the names, versions and slots of its packages: portage itself has a directory for each."""
+"""Where a tree keeps its packages' names with their versions, slots, and times of being built: a directory each of portage's
+own says it.
+"""
 PROVISION = "/run/roost/provision"
 CACHE = "/var/cache/binpkgs"
 """PKGDIR, make.globals."""
@@ -38,9 +40,10 @@ tidy() {{
         place=${{place%/}}
         name=${{place#/var/db/pkg/}}
         case ${{name#*/}} in -*) continue ;; esac
-        slot=
+        slot= built=
         [ ! -e "$place/SLOT" ] || IFS= read -r slot <"$place/SLOT" || true
-        printf '%s\\t%s\\n' "$name" "$slot"
+        [ ! -e "$place/BUILD_TIME" ] || IFS= read -r built <"$place/BUILD_TIME" || true
+        printf '%s\\t%s\\t%s\\n' "$name" "$slot" "$built"
     done | LC_ALL=C sort >/{LIST}
 }}
 """

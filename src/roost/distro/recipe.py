@@ -122,6 +122,7 @@ class Archive(Struct, frozen=True, kw_only=True):
     must have signed, binary.
     ``place`` is where in the tree it goes, without its first directory; empty: it is the tree. Of its content only what
     is at or below the paths ``only``, unless that is empty.
+    ``proxies`` (scheme → address) and the file ``certificates`` are the host's, by which the mirror is reached.
     """
 
     url: str
@@ -132,6 +133,8 @@ class Archive(Struct, frozen=True, kw_only=True):
     digests: str = ""
     place: str = ""
     only: tuple[str, ...] = ()
+    proxies: dict[str, str] = {}
+    certificates: str = ""
 
 
 class Bootstrap(Struct, frozen=True, kw_only=True):
@@ -173,12 +176,16 @@ class Origin(Struct, frozen=True, kw_only=True):
 
 
 class Package(Struct, frozen=True, kw_only=True):
-    """An installed package; ``source`` is what it was built from ("NAME VERSION"), where that is called otherwise."""
+    """An installed package; ``source`` is what it was built from ("NAME VERSION"), where that is called otherwise.
+
+    ``build`` tells apart what was built again as the same version, where the manager's versions do not.
+    """
 
     name: str
     version: str
     architecture: str = ""
     source: str = ""
+    build: str = ""
 
 
 class Family(Protocol):
