@@ -88,7 +88,7 @@ def test_a_set_user_id_program_gives_nothing_unless_the_machine_says_so(farm: Ri
 
 def test_sudo_works_where_a_user_has_it_also_above_a_layer(farm: Rig) -> None:
     listed = {item["name"]: item["no_new_privileges"] for item in farm.json("list")}
-    assert listed == {"bullseye": True, "bookworm": False, "trixie": True, "sid": True, "tiny": True}
+    assert listed == {"bullseye": True, "bookworm": False, "trixie": True, "forky": True, "sid": True, "tiny": True}
     assert farm("run", "bookworm", "-u", "sai", "--", "sudo", "id", "-u").text == "0\n"
     session = farm.kept("true", machine="bookworm")
     try:
