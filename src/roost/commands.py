@@ -13,6 +13,7 @@ from msgspec import Struct, structs
 from roost.bases import make as sources
 from roost.bases import mkosi
 from roost.bases.known import split
+from roost.distro import dnf_repos
 from roost.distro import family as family_of
 from roost.distro.own import recipe_of
 from roost.distro.recipe import family_of_tree
@@ -52,7 +53,7 @@ class Shown(Struct, frozen=True, kw_only=True):
 
 
 def of_plan(plan: Plan, read_host: Callable[[Family], Any] = lambda family: family.read_host()) -> Iterator[Shown]:
-    """The layers of a plan, in its order. Raises nothing: why a layer cannot be made is a note."""
+    """The layers of a plan, in its order. Raises no Error: why a layer cannot be made is a note."""
     hosts: dict[str, Any] = {}
     bases = {item.machine.name: item.machine.base for item in plan.machines}
     for layer in plan.layers:
@@ -123,10 +124,7 @@ def mirrors(base: Base, recipe: Recipe) -> tuple[str, ...]:
     """Where the packages of families come from whose commands do not say it."""
     release = recipe.releases[base.release]
     known = {**recipe.mirrors, **release.mirrors}
-    words = {
-        "release": base.release, "version": release.version or base.release, "variant": base.variant,
-        "architecture": recipe.architecture_names.get(base.architecture, base.architecture),
-    }  # fmt: skip
+    words = dnf_repos.words(base, recipe)
     return tuple(
         f"{suite.name}: {(base.mirror or known[suite.mirror]).rstrip('/')}/{suite.path.format(**words)}"
         for suite in release.suites

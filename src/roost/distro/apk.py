@@ -9,7 +9,7 @@ import os
 import re
 from typing import TYPE_CHECKING
 
-from roost.distro import apk_inside, apk_output, dnf, dnf_repos, releases
+from roost.distro import apk_inside, apk_output, dnf, dnf_repos, keyring_files, releases
 from roost.distro.apk_inside import CACHE, LIST, PROVISION
 from roost.distro.recipe import Archive, Bootstrap, Inside, Provision
 from roost.errors import DefinitionError, HostError
@@ -50,7 +50,7 @@ def _resolve(base: Base, recipe: Recipe) -> tuple[Release, dict[str, str]]:
     if found := mistakes(base, recipe):
         raise DefinitionError(f"{recipe.name} {base.release} cannot be made", details="\n".join(found))
     release = recipe.releases[base.release]
-    words = dnf_repos.words(base, recipe, release)
+    words = dnf_repos.words(base, recipe)
     url = releases.mirror(base, recipe, release)
     return release, {suite.name: f"{url}/{suite.path.format(**words)}" for suite in release.suites}
 
@@ -72,7 +72,7 @@ def bootstrap(
     signatures of the repositories call it.
     """
     release, places = _resolve(base, recipe)
-    architecture = dnf_repos.words(base, recipe, release)["architecture"]
+    architecture = dnf_repos.words(base, recipe)["architecture"]
     if base.bootstrap == "minirootfs":
         version = re.escape(release.version.removeprefix("v"))
         number = r"[0-9]{8}" if base.release == "edge" else rf"{version}\.[0-9]+(?:_rc[0-9]+)?"
@@ -97,7 +97,7 @@ def bootstrap(
 def _keys(base: Base, recipe: Recipe, architecture: str, host: HostDnf) -> dict[str, bytes]:
     """The keys of repositories, by the names of their files, which signatures refer to."""
     if base.keyring:
-        return {os.path.basename(base.keyring): _checked(releases.read_keyring(base), base.keyring)}
+        return {os.path.basename(base.keyring): _checked(keyring_files.given(base), base.keyring)}
     for place in _KEYS:
         path = host.root.rstrip("/") + place.format(architecture=architecture)
         try:
@@ -105,7 +105,7 @@ def _keys(base: Base, recipe: Recipe, architecture: str, host: HostDnf) -> dict[
         except OSError:
             continue
         if names:
-            return {name: _checked(releases.read(f"{path}/{name}"), name) for name in names}
+            return {name: _checked(keyring_files.read(f"{path}/{name}"), name) for name in names}
     if host.only_shown:
         return {}
     raise releases.missing(recipe, base, _KEYS[0].format(architecture=architecture), _KEYS_SOURCE)
@@ -127,10 +127,10 @@ def _environment(host: HostDnf, certificates: str) -> dict[str, str]:
 
 def finish(base: Base, recipe: Recipe, *, host: HostDnf) -> Inside:
     """The last step of a base, run inside it: its repositories as they will be used, and nothing of the host."""
-    release, places = _resolve(base, recipe)
+    _, places = _resolve(base, recipe)
     keys: dict[str, bytes] = {}
     if base.keyring and base.bootstrap == "apk":
-        keys = _keys(base, recipe, dnf_repos.words(base, recipe, release)["architecture"], host)
+        keys = _keys(base, recipe, dnf_repos.words(base, recipe)["architecture"], host)
     name, content = next(iter(keys.items()), ("", b""))
     return apk_inside.finish(_repositories(places), name, content)
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 from msgspec.structs import replace
 
-from roost.distro import apt_auth, keyring
+from roost.distro import apt_auth, keyring, keyring_files
 from roost.errors import DefinitionError, HostError
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def resolve(base: Base, recipe: Recipe, host: HostApt) -> Sources:
     Raises HostError for a keyring that the host lacks, DefinitionError for one that changed since it was loaded.
     """
     release = recipe.releases[base.release]
-    keys = _Keys(base, recipe, release, host)
+    keys = _Keys(base, recipe, host)
     lines: list[Line] = []
     credentials: list[Credential] = []
     own: list[bool] = []
@@ -247,11 +247,13 @@ def _acquire(host: HostApt, lines: Iterable[Line], *, own_mirror: bool) -> tuple
 class _Keys:
     """The keyring of each line: the definition's, else the one of the host's entry in use, else the recipe's."""
 
-    def __init__(self, base: Base, recipe: Recipe, release: Release, host: HostApt) -> None:
+    def __init__(self, base: Base, recipe: Recipe, host: HostApt) -> None:
         self._base = base
         self._recipe = recipe
         self._host = host
-        self._path = self._there(release.keyring or recipe.keyring)
+        self._path = self._there(keyring_files.of_base(recipe, base))
+        words = keyring_files.words(recipe, base.release, base.architecture, base.variant)
+        self._inside = recipe.keyring.format(**words)  # a release's own may be of the past, and not in its tree
         self._added: list[Keyring] = []
 
     def of(self, entry: Entry | None) -> Keyring:
@@ -262,16 +264,10 @@ class _Keys:
         if entry and entry.signed_by and not any(_same_name(path, self._path) for path in entry.signed_by):
             return self._add(b"".join(keyring.binary(self._read(p), p) for p in entry.signed_by))
         content = keyring.binary(self._read(self._path, package=self._recipe.keyring_package), self._path)
-        return Keyring(inside=self._recipe.keyring, content=content, host=self._host_path(self._path), shipped=True)
+        return Keyring(inside=self._inside, content=content, host=self._host_path(self._path), shipped=True)
 
     def _of_definition(self) -> bytes:
-        content = self._read(self._base.keyring, root="")
-        wanted = self._base.keyring_digest.rpartition(":")[2]
-        if wanted and hashlib.sha256(content).hexdigest() != wanted:
-            raise DefinitionError(
-                f"the keyring changed since the definition was read: {self._base.keyring}", hint="start again"
-            )
-        return keyring.binary(content, self._base.keyring)
+        return keyring.binary(keyring_files.given(self._base), self._base.keyring)
 
     def _add(self, content: bytes) -> Keyring:
         for known in self._added:

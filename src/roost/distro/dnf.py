@@ -126,7 +126,7 @@ def bootstrap(
             raise HostError(f"dnf's files cannot hold this path: {path!r}", hint="choose another --state directory")
     release, repos = _resolve(base, recipe, host)
     private = places["private"]
-    architecture = dnf_repos.words(base, recipe, release)["architecture"]
+    architecture = dnf_repos.words(base, recipe)["architecture"]
     more = "".join(f"{key}={value}\n" for key, value in _settings(release, host, host.ca_path).items())
     sections = [
         repo.text(f"{private}/keys.asc")
@@ -149,7 +149,7 @@ def bootstrap(
         "-c",
         f"{private}/dnf.conf",
         f"--installroot={places['target']}",
-        f"--releasever={dnf_repos.words(base, recipe, release)['version'].partition('.')[0]}",
+        f"--releasever={dnf_repos.words(base, recipe)['version'].partition('.')[0]}",
         f"--setopt=cachedir={places['archives']}",
         f"--setopt=logdir={private}",
         *(

@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
-from roost.distro import apt_auth, keyring
+from roost.distro import apt_auth, keyring, keyring_files
 from roost.distro.releases import check_mirror
-from roost.errors import DefinitionError, HostError
+from roost.errors import HostError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from roost.definition.model import Base
     from roost.distro.apt_auth import Credential
-    from roost.distro.recipe import Recipe, Release
+    from roost.distro.recipe import Recipe
     from roost.host.dnf import HostDnf
 
 KEYS = "/etc/pki/rpm-gpg"
@@ -74,7 +74,7 @@ def resolve(base: Base, recipe: Recipe, host: HostDnf) -> Repos:
     what is no address.
     """
     repos, logins = listed(base, recipe, host)
-    return Repos(repos=repos, keys=_keys(base, recipe, recipe.releases[base.release], host), logins=logins)
+    return Repos(repos=repos, keys=_keys(base, recipe, host), logins=logins)
 
 
 def listed(base: Base, recipe: Recipe, host: HostDnf) -> tuple[tuple[Repo, ...], dict[str, Credential]]:
@@ -92,7 +92,7 @@ def listed(base: Base, recipe: Recipe, host: HostDnf) -> tuple[tuple[Repo, ...],
             continue
         url, login = apt_auth.split(base.mirror or mirrors[suite.mirror])
         check_mirror(url)
-        path = suite.path.format(**words(base, recipe, release))
+        path = suite.path.format(**words(base, recipe))
         repos.append(Repo(name=suite.name, url=f"{url.rstrip('/')}/{path}", signed=release.signed_metadata))
         wanted = apt_auth.hosts((url,))
         if login := login or next((c for c in auth if c.host in wanted), None):
@@ -100,12 +100,9 @@ def listed(base: Base, recipe: Recipe, host: HostDnf) -> tuple[tuple[Repo, ...],
     return tuple(repos), logins
 
 
-def words(base: Base, recipe: Recipe, release: Release) -> dict[str, str]:
+def words(base: Base, recipe: Recipe) -> dict[str, str]:
     """What stands in a recipe's paths as ``{release}`` and so on."""
-    architecture = recipe.architecture_names.get(base.architecture, base.architecture)
-    return {
-        "release": base.release, "version": release.version or base.release, "architecture": architecture, "variant": base.variant,
-    }  # fmt: skip
+    return keyring_files.words(recipe, base.release, base.architecture, base.variant)
 
 
 def local(urls: Iterable[str]) -> tuple[str, ...]:
@@ -116,19 +113,11 @@ def local(urls: Iterable[str]) -> tuple[str, ...]:
     return tuple(path for path in found if not any(path != one and f"{path}/".startswith(f"{one}/") for one in found))
 
 
-def _keys(base: Base, recipe: Recipe, release: Release, host: HostDnf) -> bytes:
+def _keys(base: Base, recipe: Recipe, host: HostDnf) -> bytes:
     if base.keyring:
-        content = _read(base.keyring)
-        wanted = base.keyring_digest.rpartition(":")[2]
-        if wanted and hashlib.sha256(content).hexdigest() != wanted:
-            raise DefinitionError(
-                f"the keyring changed since the definition was read: {base.keyring}", hint="start again"
-            )
-        return keyring.armoured(content, base.keyring)
-    known = words(base, recipe, release)
-    shipped = (release.keyring or recipe.keyring).format(**known)
+        return keyring.armoured(keyring_files.given(base), base.keyring)
     keys = b""
-    for one in shipped.split():
+    for one in keyring_files.of_base(recipe, base).split():
         # on a host of the same distribution its own package has it
         places = [host.root.rstrip("/") + path for path in (one, f"{KEYS}/{os.path.basename(one)}")]
         path = next((place for place in places if os.path.exists(place)), "")
@@ -141,14 +130,5 @@ def _keys(base: Base, recipe: Recipe, release: Release, host: HostDnf) -> bytes:
                 details=f"it signs {recipe.name} {base.release}; the package {recipe.keyring_package} of rpm distributions has it",
                 hint=f'get the keys from {recipe.keyring_source}, and name the file in the definition: keyring = "PATH"',
             )
-        keys += keyring.armoured(_read(path), path)
+        keys += keyring.armoured(keyring_files.read(path), path)
     return keys
-
-
-def _read(path: str) -> bytes:
-    try:
-        with open(path, "rb") as stream:
-            return stream.read()
-    except OSError as e:
-        why = "is not on this host" if isinstance(e, FileNotFoundError) else f"cannot be read: {e.strerror}"
-        raise HostError(f"the keyring {path} {why}", hint="check the path") from None

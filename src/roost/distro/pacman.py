@@ -60,7 +60,7 @@ def _checked(base: Base, recipe: Recipe) -> None:
 
 def _configuration(base: Base, recipe: Recipe, host: HostDnf) -> str:
     """A pacman.conf(5) with the repositories of a base; no login is in it."""
-    words = dnf_repos.words(base, recipe, recipe.releases[base.release])
+    words = dnf_repos.words(base, recipe)
     repos, _ = dnf_repos.listed(base, recipe, host)
     return _OPTIONS.format(**words) + "".join(f"\n[{repo.name}]\nServer = {repo.url}\n" for repo in repos)
 

@@ -10,8 +10,9 @@ import hashlib
 import os
 from typing import TYPE_CHECKING
 
-from roost.distro import keyring
-from roost.errors import DefinitionError, HostError
+from roost.definition import keyrings
+from roost.distro import keyring, keyring_files
+from roost.errors import HostError
 
 if TYPE_CHECKING:
     from roost.definition.model import Base
@@ -74,11 +75,16 @@ def of_file(content: bytes, name: str) -> dict[str, bytes]:
 
 
 def fingerprints(keys: bytes, name: str) -> list[str]:
-    """Those of the primary keys, by RFC 9580, 5.5.4. gpg knows no keys but those of version 4."""
+    """Those of the primary keys, by RFC 9580, 5.5.4. gpg knows no keys but those of version 4.
+
+    Raises HostError for a key that is longer than such a fingerprint can say.
+    """
     found = []
     for kind, packet in keyring.packets(keys, name):
         if kind == keyring.PUBLIC_KEY:
             body = keyring.body(packet)
+            if len(body) > 0xFFFF:
+                raise HostError(f"{name} holds a key that gpg cannot read: {len(body)} bytes", hint="check the file")
             found.append(hashlib.sha1(b"\x99" + len(body).to_bytes(2, "big") + body).hexdigest().upper())  # noqa: S324  # a name
     return found
 
@@ -92,15 +98,10 @@ def of_base(base: Base, recipe: Recipe, host: HostDnf) -> dict[str, bytes]:
     Raises HostError for one that the host lacks, DefinitionError for one that changed since the definition was read.
     """
     if base.keyring:
-        content = _read(base.keyring)
-        wanted = base.keyring_digest.rpartition(":")[2]
-        if wanted and hashlib.sha256(content).hexdigest() != wanted:
-            raise DefinitionError(
-                f"the keyring changed since the definition was read: {base.keyring}", hint="start again"
-            )
-        return _with_trust(base.keyring, content)
+        trusted = _trusted(base.keyring)
+        return _with_trust(base.keyring, keyring_files.given(base, trusted), trusted)
     # on a host of the same distribution pacman's own directory has it
-    shipped = recipe.releases[base.release].keyring or recipe.keyring
+    shipped = keyring_files.of_base(recipe, base)
     places = [host.root.rstrip("/") + path for path in (shipped, f"{KEYRINGS}/{os.path.basename(shipped)}")]
     path = next((place for place in places if os.path.exists(place)), "")
     if not path and host.only_shown:
@@ -111,23 +112,12 @@ def of_base(base: Base, recipe: Recipe, host: HostDnf) -> dict[str, bytes]:
             details=f"it signs {recipe.name} {base.release}; the package {recipe.keyring_package} has it",
             hint=f"apt install {recipe.keyring_package}; newer ones are at {recipe.keyring_source}",
         )
-    return _with_trust(path, _read(path))
+    return _with_trust(path, keyring_files.read(path), _trusted(path))
 
 
-def _with_trust(path: str, content: bytes) -> dict[str, bytes]:
-    stem = path.removesuffix(".gpg")
-    if not os.path.exists(f"{stem}-trusted"):
-        return of_file(content, path)
-    files = {".gpg": content, "-trusted": _read(f"{stem}-trusted")}
-    if os.path.exists(f"{stem}-revoked"):
-        files["-revoked"] = _read(f"{stem}-revoked")
-    return files
+def _with_trust(path: str, content: bytes, trusted: dict[str, bytes]) -> dict[str, bytes]:
+    return {".gpg": content, **trusted} if trusted else of_file(content, path)
 
 
-def _read(path: str) -> bytes:
-    try:
-        with open(path, "rb") as stream:
-            return stream.read()
-    except OSError as e:
-        why = "is not on this host" if isinstance(e, FileNotFoundError) else f"cannot be read: {e.strerror}"
-        raise HostError(f"the keyring {path} {why}", hint="check the path") from None
+def _trusted(path: str) -> dict[str, bytes]:
+    return {ending: keyring_files.read(name) for ending, name in keyrings.trusted(path).items()}

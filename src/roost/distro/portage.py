@@ -53,7 +53,7 @@ def _resolve(base: Base, recipe: Recipe) -> tuple[Release, str, dict[str, str]]:
     if found := mistakes(base, recipe):
         raise DefinitionError(f"{recipe.name} {base.release} cannot be made", details="\n".join(found))
     release = recipe.releases[base.release]
-    words = dnf_repos.words(base, recipe, release)
+    words = dnf_repos.words(base, recipe)
     url = releases.mirror(base, recipe, release)
     return release, url, {suite.name: f"{url}/{suite.path.format(**words)}" for suite in release.suites}
 
@@ -88,8 +88,7 @@ def bootstrap(
 def finish(base: Base, recipe: Recipe, *, host: HostDnf) -> Inside:
     """The last step of a base, run inside it: its binary packages' place and keys, and nothing of the host."""
     _, _, places = _resolve(base, recipe)
-    keys = releases.openpgp(base, recipe, host)
-    keys = keyring.armoured(keys, base.keyring or recipe.keyring) if keys else b""
+    keys = keyring.armoured(releases.openpgp(base, recipe, host), base.keyring or recipe.keyring)
     return portage_inside.finish(places[f"binpackages-{base.architecture}"], keys)
 
 

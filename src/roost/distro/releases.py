@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
+import os
 import re
 from typing import TYPE_CHECKING
 
-from roost.distro import apt_auth, keyring
+from roost.distro import apt_auth, keyring, keyring_files
 from roost.errors import DefinitionError, HostError
 
 if TYPE_CHECKING:
@@ -59,36 +59,19 @@ def mirror(base: Base, recipe: Recipe, release: Release) -> str:
     return url.rstrip("/")
 
 
-def read_keyring(base: Base) -> bytes:
-    """The content of the keyring that the definition names.
-
-    Raises HostError when it cannot be read, DefinitionError when it is another one than when the definition was read.
-    """
-    content = read(base.keyring)
-    wanted = base.keyring_digest.rpartition(":")[2]
-    if wanted and hashlib.sha256(content).hexdigest() != wanted:
-        raise DefinitionError(f"the keyring changed since the definition was read: {base.keyring}", hint="start again")
-    return content
-
-
 def openpgp(base: Base, recipe: Recipe, host: HostDnf) -> bytes:
     """The OpenPGP keys that sign a distribution's archives, binary. Raises HostError when the host lacks them.
 
     A host whose commands are only shown needs none.
     """
     if base.keyring:
-        return keyring.binary(read_keyring(base), base.keyring)
-    path = host.root.rstrip("/") + recipe.keyring
-    if host.only_shown:
-        return b""
-    try:
-        return keyring.binary(read(path), path)
-    except HostError as e:
-        if "is not on this host" not in e.brief:
-            raise
+        return keyring.binary(keyring_files.given(base), base.keyring)
+    path = host.root.rstrip("/") + keyring_files.of_base(recipe, base)
+    if os.path.exists(path):
+        return keyring.binary(keyring_files.read(path), path)
     if host.only_shown:
         return keyring.UNKNOWN
-    raise missing(recipe, base, recipe.keyring, recipe.keyring_source)
+    raise missing(recipe, base, path, recipe.keyring_source)
 
 
 def missing(recipe: Recipe, base: Base, path: str, source: str) -> HostError:
@@ -99,16 +82,6 @@ def missing(recipe: Recipe, base: Base, path: str, source: str) -> HostError:
         hint=f"get the keys from {source}, compare their fingerprints with what {recipe.name} publishes, and name the file "
         'in the definition: keyring = "PATH"',
     )
-
-
-def read(path: str) -> bytes:
-    """A file with keys. Raises HostError."""
-    try:
-        with open(path, "rb") as stream:
-            return stream.read()
-    except OSError as e:
-        why = "is not on this host" if isinstance(e, FileNotFoundError) else f"cannot be read: {e.strerror}"
-        raise HostError(f"the keyring {path} {why}", hint="check the path") from None
 
 
 def check_names(packages: Sequence[str], pattern: str, hint: str) -> None:
