@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import subprocess
 from typing import TYPE_CHECKING
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 from msgspec import structs
 
+import roost
 from roost.definition.model import Base, RepositoryKeys
 from roost.distro import pacman, pacman_keys, recipe
 from roost.distro.recipe import Origin
@@ -70,6 +72,49 @@ def test_a_keyring_of_a_distribution_says_itself_whom_it_trusts(key: Path, tmp_p
     assert "apt install archlinux-keyring" in caught.value.hint
     with pytest.raises(DefinitionError):
         pacman_keys.of_base(base(key, keyring_digest=f"sha256:{'0' * 64}"), recipe("arch"), host_dnf.HostDnf())
+
+
+def test_a_key_longer_than_a_fingerprint_can_say_is_no_key() -> None:
+    packet = b"\xc6\xff" + (1 << 16).to_bytes(4, "big") + b"\x04" * (1 << 16)
+    with pytest.raises(HostError, match=r"keys\.gpg holds a key that gpg cannot read: 65536 bytes"):
+        pacman_keys.fingerprints(packet, "keys.gpg")
+
+
+ARCH = '[machines.a]\ndistribution = "arch"\nrelease = "rolling"\narchitecture = "amd64"\nkeyring = "mine.gpg"\n'
+
+
+def test_whom_a_keyring_trusts_is_part_of_the_base(key: Path, tmp_path: Path) -> None:
+    """As much as its keys are; a keyring without such files is what it was, and so is one of another family."""
+    (tmp_path / "mine.gpg").write_bytes(key.read_bytes())
+    (tmp_path / "roost.toml").write_text(
+        ARCH + ARCH.replace(".a]", ".b]").replace('arch"\nr', 'debian"\nr').replace("rolling", "sid")
+    )
+    found = [roost.load(tmp_path / "roost.toml")]
+    for ending, text in (("trusted", "AAAA:4:\n"), ("trusted", "BBBB:4:\n"), ("revoked", "CCCC\n")):
+        (tmp_path / f"mine-{ending}").write_text(text)
+        found.append(roost.load(tmp_path / "roost.toml"))
+    plain = hashlib.sha256(key.read_bytes()).hexdigest()
+    digests = [one.machines["a"].base.keyring_digest for one in found]
+    assert digests[0] == plain
+    assert len(set(digests)) == 4
+    assert {one.machines["b"].base.keyring_digest for one in found} == {plain}
+    assert {str(tmp_path / "mine-trusted"), str(tmp_path / "mine-revoked")} <= set(found[3].inputs)
+    assert str(tmp_path) in found[0].inputs, "such a file may come later"
+    made = found[3].machines["a"].base
+    files = pacman_keys.of_base(made, recipe("arch"), host_dnf.HostDnf())
+    assert files == {".gpg": key.read_bytes(), "-trusted": b"BBBB:4:\n", "-revoked": b"CCCC\n"}
+    (tmp_path / "mine-trusted").write_text("DDDD:4:\n")
+    with pytest.raises(DefinitionError, match="the keyring changed since the definition was read"):
+        pacman_keys.of_base(made, recipe("arch"), host_dnf.HostDnf())
+
+
+def test_a_file_of_trust_that_cannot_be_read_has_a_line(key: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine.gpg").write_bytes(key.read_bytes())
+    (tmp_path / "mine-trusted").mkdir()
+    (tmp_path / "roost.toml").write_text(ARCH)
+    with pytest.raises(DefinitionError) as caught:
+        roost.load(tmp_path / "roost.toml")
+    assert f"roost.toml:5: machines.a.keyring: {tmp_path}/mine-trusted: Is a directory" in caught.value.details
 
 
 # -- what is run

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from msgspec import structs
 
-from roost.definition import origins
+from roost.definition import keyrings, origins
 from roost.definition.layered import BASE_KEYS, written
 from roost.definition.model import Base, Machine, OwnRecipe
 
@@ -43,6 +43,8 @@ def base_of(machine: Layered, world: World) -> tuple[Base, str]:
         machine.where("components").wrong(f"{name} has no components: leave the key out")
     own = facts.own or OwnRecipe(path="")
     keyring = machine.part.keyring or machine.below.keyring or own.keyrings.get(release, ("", ""))
+    if facts.family == "pacman" and keyring[0]:
+        keyring = _with_trust(machine, *keyring)
     check = machine.get("check_valid_until")
     return Base(
         distribution=name,
@@ -59,6 +61,17 @@ def base_of(machine: Layered, world: World) -> tuple[Base, str]:
         recipe=own.path,
         recipe_digest=own.digests.get(release, ""),
     ), facts.family
+
+
+def _with_trust(machine: Layered, path: str, digest: str) -> tuple[str, str]:
+    """A keyring whose digest is also that of the files beside it that say whom it trusts. One that comes later counts, too."""
+    document = machine.place.document
+    document.inputs |= {os.path.dirname(path), *keyrings.trusted(path).values()}
+    try:
+        return path, keyrings.digest(digest, keyrings.read_trusted(path))
+    except OSError as error:
+        machine.where("keyring").wrong(f"{error.filename}: {error.strerror or error}")
+        return path, digest
 
 
 def _from_source(machine: Layered, source: str, world: World) -> tuple[Base, str]:

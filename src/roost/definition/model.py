@@ -333,7 +333,8 @@ class Base(Struct, frozen=True, kw_only=True):
 
     ``mirror`` and ``keyring`` are empty when the definition does not say: then the host's own apt configuration or
     the recipe decides at build time, and they are no part of the layer's identity. ``keyring`` is a path and
-    ``keyring_digest`` the SHA-256 of its content. ``from_layer`` names a committed layer instead of all the rest.
+    ``keyring_digest`` what stands for its content (``roost.definition.keyrings.digest``). ``from_layer`` names a committed
+    layer instead of all the rest.
     ``recipe`` is the file of a recipe that came with the definition, and ``recipe_digest`` what of it counts.
     ``source`` is what else a base is made from ("tar:/FILE", see ``roost.definition.origins``), ``sha256`` what a tar must
     have, ``signature`` the address or path of the one that ``keyring`` is for.
