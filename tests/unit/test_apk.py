@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 from msgspec import structs
 
+from roost.definition import checks
 from roost.definition.model import Base, RepositoryKeys
 from roost.distro import apk, recipe
 from roost.errors import DefinitionError, HostError
@@ -123,6 +124,14 @@ def test_failures_are_explained(output: str) -> None:
         found, hint = apk.explain(output)
         assert found.startswith(brief)
         assert bool(found) == bool(hint) == bool(brief)
+
+
+def test_a_version_is_said_as_the_docstring_says_it() -> None:
+    """A definition takes it, and so does the step."""
+    for name in ("cmake=3.31.1-r0", "cmake~3.31"):
+        assert checks.package(name) == ""
+        assert apk.install((name,)).argv[-1] == name
+        assert "without a version" in checks.installed(name, "apk")
 
 
 def test_the_list_of_packages() -> None:

@@ -139,8 +139,8 @@ def nul(text: str) -> str:
 
 
 def package(name: str) -> str:
-    """@SET, NAME, NAME:ARCHITECTURE, NAME=VERSION or NAME/RELEASE: nothing that a package manager takes for an option,
-    a pattern or (a '-' at the end, apt-get(8)) an order to remove.
+    """@SET, NAME, NAME:ARCHITECTURE, NAME=VERSION, NAME~VERSION (apk's) or NAME/RELEASE: nothing that a package manager
+    takes for an option, a pattern (apt's begin with '~') or (a '-' at the end, apt-get(8)) an order to remove.
     """
     if name.startswith("@"):
         good = made_of(name[1:], LOWER + DIGITS + "-") and name[1] != "-"
@@ -154,7 +154,9 @@ def package(name: str) -> str:
     good = good and (not colon or made_of(architecture, LOWER + DIGITS + "-"))
     good = good and (not separator or made_of(tail, word + ("~:^=" if separator == "/" else "~:^")))
     if not good:
-        return f"not a package's name {name!r}: one name, or NAME:ARCHITECTURE, NAME=VERSION, NAME/RELEASE"
+        return (
+            f"not a package's name {name!r}: one name, or NAME:ARCHITECTURE, NAME=VERSION, NAME~VERSION, NAME/RELEASE"
+        )
     return f"{name!r} ends with '-', which tells apt to remove it" if name[-1] == "-" else ""
 
 
@@ -162,12 +164,12 @@ def installed(name: str, family: str = "") -> str:
     """NAME or NAME:ARCHITECTURE: what is removed needs no version. A '/' may follow one of Gentoo's categories."""
     if name.startswith("@"):
         return f"a set ({name!r}) is not removed as such: name the packages"
-    wrong = "=" if family in ("", "portage") else "=/"
+    wrong = "=~" if family in ("", "portage") else "=~/"
     return f"{name!r}: what is removed is named without a version and a suite" if set(wrong) & set(name) else ""
 
 
 def _split(name: str) -> tuple[str, str, str]:
-    at = next((index for index, char in enumerate(name) if char in "=/"), len(name))
+    at = next((index for index, char in enumerate(name) if char in "=/~"), len(name))
     return name[:at], name[at : at + 1], name[at + 1 :]
 
 
