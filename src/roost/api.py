@@ -107,7 +107,7 @@ class Manager(Booting, Keeping):
             last = self.store.remembered(self.definition.path)
         except PermissionError as e:
             raise HostError(f"{e.filename} cannot be read: {e.strerror}", hint="run it with sudo") from None
-        known = facts.known(self.store, last.machines, {**last.refreshed, **self._refreshed})
+        known = facts.known(self.store, last.machines, {**last.refreshed, **self._refreshed}, self.definition.path)
         return planner.make(machines, known, facts.versions)
 
     # making it
@@ -214,7 +214,7 @@ class Manager(Booting, Keeping):
             return
         self._noted.update(item.machine.name for item in new)
         bases = [machine.base for machine in self.definition.machines.values()]
-        names = facts.named(self.store, bases)
+        names = facts.named(self.store, bases, self.definition.path)
         remembered = self.store.machines_path(self.definition.path)  # without it, gc would remove the layers
         inputs = {*self.definition.inputs, *names, remembered, *facts.inputs(self.definition.machines.values())}
         machines = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ from roost.errors import HostError, StoreError
 from roost.host import architectures
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from roost.definition.model import Base, Resolved
     from roost.definition.package_sets import Sets
@@ -55,6 +56,23 @@ def of_distribution(name: str) -> DistributionFacts | None:
     return _facts(recipe(name), None) if name in RECIPES else None
 
 
+def of_definition(path: str) -> Callable[[str], DistributionFacts | None]:
+    """The same, with the recipes beside the definition at ``path``. What it returns raises DefinitionError for a bad one."""
+
+    def facts(name: str) -> DistributionFacts | None:
+        file = own_path(path, name)
+        return of_own(file, file) if name not in RECIPES and os.path.lexists(file) else of_distribution(name)
+
+    return facts
+
+
+def own_path(path: str, name: str) -> str:
+    """Where the recipe of a distribution would be beside the definition at ``path``, a file or a directory."""
+    from roost.definition.loader import RECIPES as OWN
+
+    return os.path.join(path if os.path.isdir(path) else os.path.dirname(path), OWN, f"{name}.toml")
+
+
 def of_own(path: str, shown: str) -> DistributionFacts:
     """The facts of a recipe that came with a definition. Raises DefinitionError with a line for every mistake of it."""
     from roost.distro.own import read  # few definitions have one
@@ -87,10 +105,15 @@ def _facts(data: Recipe, own: OwnRecipe | None) -> DistributionFacts:
     )
 
 
+_DIGITS_MOST = 18
+"""Of a part of a version. Python takes none of more than 4300."""
+
+
 def _age(name: str, data: Recipe) -> tuple[bool, list[int]]:
     """What has no number is newer than all that have one."""
     version = data.releases[name].version or (name if name[:1].isdigit() else "")
-    numbers = [int(word) for word in version.lstrip("v").replace("-", ".").split(".") if word.isdigit()]
+    words = version.lstrip("v").replace("-", ".").split(".")
+    numbers = [int(word) for word in words if word.isdecimal() and len(word) <= _DIGITS_MOST]
     return not numbers, numbers
 
 
@@ -128,9 +151,13 @@ class Names(Mapping[str, tuple[str, tuple[str, ...], str]]):
 
 
 def known(
-    store: Store, last: Mapping[str, Sequence[tuple[str, str, dict[str, Any]]]], refreshed: Mapping[str, str]
-) -> planner.Known:
-    """What the planner may know of a store; sources of bases are looked at when a plan has one."""
+    store: Store, last: Mapping[str, Sequence[tuple[str, str, dict[str, Any]]]], refreshed: Mapping[str, str],
+    definition: str = "",
+) -> planner.Known:  # fmt: skip
+    """What the planner may know of a store; sources of bases are looked at when a plan has one.
+
+    ``definition`` is its path, for the recipes beside it.
+    """
 
     seen: dict[Base, planner.Found] = {}
 
@@ -150,7 +177,7 @@ def known(
     def sets_of_tree(digest: str) -> tuple[Sets, str]:
         from roost.system import sets_in  # few machines stand on such a tree
 
-        return sets_in(store, digest, of_distribution, architecture())
+        return sets_in(store, digest, of_definition(definition), architecture())
 
     return planner.Known(
         present=Present(store), last=last, names=Names(store), refreshed=refreshed, found=found, family_of=family_of,
@@ -159,15 +186,29 @@ def known(
     )  # fmt: skip
 
 
-def named(store: Store, bases: Iterable[Base]) -> set[str]:
-    """The files that say what committed layers and sources of bases mean now."""
+def named(store: Store, bases: Iterable[Base], definition: str) -> set[str]:
+    """The files that say what committed layers and sources of bases mean now: of the definition at that path, its recipes
+    of their distributions, too.
+    """
     names = set()
     for base in bases:
         if base.from_layer:
             names.add(f"{store.state}/names/{base.from_layer}")
+            names |= _own_of(store, base.from_layer, definition)
         elif base.source:
             names |= set(_inputs(store, base) or ())
     return names
+
+
+def _own_of(store: Store, name: str, definition: str) -> set[str]:
+    from roost.system import distribution_of
+
+    try:
+        found = distribution_of(store, store.named(name))
+    except StoreError:
+        return set()
+    path = own_path(definition, found)
+    return {path} if found and found not in RECIPES and os.path.lexists(path) else set()
 
 
 def is_stamped(store: Store, base: Base) -> bool:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from roost.bases import recognise
 from roost.definition.package_sets import Sets, sets_of
-from roost.errors import StoreError
+from roost.errors import DefinitionError, StoreError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -18,11 +18,19 @@ _NAMES = {"rocky": "rockylinux", "opensuse-leap": "opensuse", "opensuse-tumblewe
 """ID in os-release(5), where a recipe has another name."""
 
 
+def distribution_of(store: Store, digest: str) -> str:
+    """The distribution that a layer's base was made of; empty for one that no recipe made. Raises StoreError."""
+    layer = store.layer(digest)
+    base = store.layer(layer.parents[0]) if layer.parents else layer
+    return str(base.facts.get("distribution", ""))
+
+
 def sets_in(
     store: Store, digest: str, facts_of: Callable[[str], DistributionFacts | None], architecture: str
 ) -> tuple[Sets, str]:
     """The package sets of a layer's distribution, or why nobody knows them. Raises nothing.
 
+    ``facts_of`` gives the facts of a distribution, shipped or the definition's own, None when there is no recipe for it.
     Of a derivative without a recipe (ID_LIKE) they are those of what it is like, without any release's own.
     """
     try:
@@ -31,7 +39,10 @@ def sets_in(
     except StoreError:
         return Sets(), "its distribution is known once its base is made"
     if name := base.facts.get("distribution"):
-        facts = facts_of(name)
+        try:
+            facts = facts_of(name)
+        except DefinitionError as e:  # of a recipe that came with the definition
+            return Sets(), e.brief
         if facts is None:
             return Sets(), f"{name} is a distribution of another definition's"
         return sets_of(name, facts, base.facts.get("release", ""), base.facts.get("architecture", architecture)), ""

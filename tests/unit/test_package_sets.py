@@ -23,6 +23,7 @@ from roost.system import sets_in
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from roost.definition.model import Contents
     from roost.plan import Plan
 
 NAMES = {"build-essential", "lws", "sai", "toolchains-32", "qgis", "minimal-install"}
@@ -205,6 +206,32 @@ def test_why_nobody_knows(tmp_path: Path, identity: str, made: dict[str, str], s
     assert found == Sets()
     assert says in why
     assert sets_in(Store(str(tmp_path / "none")), "2" * 64, facts.of_distribution, "amd64")[1].startswith("its distr")
+
+
+def test_a_layer_of_an_own_distribution_has_its_sets(tmp_path: Path) -> None:
+    """They are those of the recipe beside the definition, as for a machine that names the distribution."""
+    made = {"distribution": "mine", "release": "bookworm", "architecture": "amd64"}
+    store = stored(tmp_path, "ID=haiku\n", made)
+    store.prepare()
+    store.set_name("tuned", "1" * 64)
+    (tmp_path / "recipes").mkdir()
+    own = tmp_path / "recipes/mine.toml"
+    own.write_text('extends = "debian"\n[sets]\nours = ["git", "vim"]\n')
+    (tmp_path / "roost.toml").write_text('[machines.a]\nfrom = "layer:tuned"\npackages = ["@ours"]\n')
+
+    def contents() -> Contents:
+        manager = roost.Manager(roost.load(tmp_path / "roost.toml"), state=store.state)
+        made = manager.plan().layers[-1].contents
+        assert made is not None
+        return made
+
+    assert contents().packages == ("git", "vim")
+    bases = [machine.base for machine in roost.load(tmp_path / "roost.toml").machines.values()]
+    assert str(own) in facts.named(store, bases, str(tmp_path / "roost.toml"))
+    own.write_text('extends = "debain"\n')
+    assert contents().open.startswith(f"{own}: 2 mistakes")
+    own.unlink()
+    assert contents().open == "mine is a distribution of another definition's"
 
 
 def stored(path: Path, identity: str, made: dict[str, str]) -> Store:
