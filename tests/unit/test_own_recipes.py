@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+from msgspec import structs
 from test_plan import NOTHING
 
 import roost
 from roost import commands, facts
 from roost.distro import family, recipe
 from roost.distro.own import read, recipe_of
-from roost.errors import DefinitionError
+from roost.errors import DefinitionError, HostError
 from roost.host.apt import Entry, HostApt
 from roost.plan import Plan, make, why
 
@@ -215,9 +216,73 @@ WRONG = {
     "a second line": (DERIVED + '[releases.x]\nsuites = [{ name = "x" }]\nnotes = ["a\\nb"]', "notes[0]: has the character U+000A"),
     "a path that climbs": (WHOLE.replace("{release}/", "../"), "suites[0].path: not a path '../{architecture}/'"),
     "a format": (WHOLE.replace("{release}/", "{release:>9999}/"), "suites[0].path: not a path"),
-    "option as a package": (WHOLE.replace('"bash"', '"--nogpgcheck"'), "packages.minimal[0]: not a package '--nogpgcheck'"),
+    "option as a package": (WHOLE.replace('"bash"', '"--nogpgcheck"'), "packages.minimal[0]: not a package's name '--nogpgcheck'"),
     "a private key": (DERIVED + 'keyring = "mine.toml"', "2: keyring: holds no OpenPGP keys"),
     "components": (DERIVED + 'components = ["main contrib"]', "2: components[0]: not a component 'main contrib'"),
+    "option with a value": (WHOLE.replace('"bash"', '"--installroot=/"'), "11: packages.minimal[0]: not a package's name '--inst"),
+    "an address": (WHOLE.replace('"bash"', '"https://a.example/b.rpm"'), "packages.minimal[0]: not a package's name 'https"),
+    "a file": (WHOLE.replace('"bash"', '"/tmp/b.rpm"'), "packages.minimal[0]: not a package's name '/tmp/b.rpm'"),
+    "option in a set": (DERIVED + '[sets]\nx = ["--setopt=x"]', "3: sets.x[0]: not a package '--setopt=x'"),
+    "set in a set": (DERIVED + '[sets]\nx = ["@y"]', "3: sets.x[0]: not a package '@y'"),
+    "architecture in a set": (DERIVED + '[sets]\nx = ["a [amd46]"]', "3: sets.x[0]: there is no architecture 'amd46'"),
+    "no architecture in a set": (DERIVED + '[sets]\nx = ["a []"]', "3: sets.x[0]: not a package 'a []'"),
+    "option as a new name": (
+        DERIVED + '[obsolete]\nold = { use = "--foo", why = "x" }', "3: obsolete.old.use: not a package's name '--foo'",
+    ),
+    "unknown architecture": (
+        DERIVED + 'architectures = ["amd46"]', "2: architectures[0]: there is no architecture 'amd46': one of amd64",
+    ),
+    "unknown architecture's name": (
+        WHOLE.replace("{ amd64 =", "{ amd46 ="), "4: architecture-names.amd46: there is no architecture 'amd46'",
+    ),
+    "an architecture's name of two lines": (
+        WHOLE.replace('"x86_64"', '"x86_64\\nx=1"'), "4: architecture-names.amd64: has the character U+000A",
+    ),
+    "an architecture's name that climbs": (
+        WHOLE.replace('"x86_64"', '"a/../../b"'), "4: architecture-names.amd64: not what an architecture is called: 'a/../../b'",
+    ),
+    "options of a suite": (
+        DERIVED + '[releases.x]\nsuites = [{ name = "x" }, { name = "a b [trusted=yes]" }]',
+        "3: releases.x.suites[1].name: not a suite 'a b [trusted=yes]'",
+    ),
+    "a section": (WHOLE.replace('"base"', '"duke]\\nfoo=1"'), "15: releases.1.suites[0].name: has the character U+000A"),
+    "path of two lines": (WHOLE.replace("{release}/", "a\\nb/"), "15: releases.1.suites[0].path: has the character U+000A"),
+    "key of two lines": (
+        WHOLE + 'options = { "a\\nb" = "1" }', '16: releases.1.options."a\\u000ab": has the character U+000A',
+    ),
+    "option of two words": (WHOLE + 'options = { "a b" = "1" }', "not an option 'a b' = '1': two words"),
+    "option with a section": (WHOLE + 'options = { a = "[main]" }', "16: releases.1.options.a: not an option 'a' = '[main]'"),
+    "relative hooks": (
+        DERIVED + '[releases.x]\nsuites = [{ name = "x" }]\nmmdebstrap-hooks = ["hooks"]',
+        "4: releases.x.mmdebstrap-hooks[0]: not the path of a directory 'hooks'",
+    ),
+    "script": (DERIVED + 'debootstrap-script = "-x"', "2: debootstrap-script: not the name of one of debootstrap's scripts '-x'"),
+    "release's script": (
+        DERIVED + '[releases.x]\nsuites = [{ name = "x" }]\ndebootstrap-script = "-x"',
+        "4: releases.x.debootstrap-script: not the name of one",
+    ),
+    "version": (WHOLE + 'version = "5\u00b2"', "16: releases.1.version: not a version '5\u00b2'"),
+    "long version": (WHOLE + f'version = "{"5" * 5000}"', "16: releases.1.version: not a version '555"),
+    "keyring's word": (WHOLE.replace("mine.asc", "{foo}"), "6: keyring: not the path of a keyring '/usr/share/keys/{foo}'"),
+    "keyring with a NUL": (DERIVED + 'keyring = "a\\u0000b"', "2: keyring: has the character U+0000"),
+    "keyring's architecture": (DERIVED + 'keyring = "{architecture}.gpg"', "2: keyring: a file beside the recipe is one for all"),
+    "two keyrings of apt": (DERIVED + 'keyring = "/a /b"', "2: keyring: not the path of a keyring '/a /b'"),
+    "minirootfs": (
+        'extends = "alpine"\n[releases.x]\nsuites = [{ name = "main", path = "x/main" }]', "x.suites: there is no suite 'releases'",
+    ),
+    "packages of apk": (
+        'extends = "alpine"\nvariants = ["minimal", "full"]', "no packages are said for the variant 'full'",
+    ),
+    "binary packages": (
+        'extends = "gentoo"\narchitectures = ["amd64", "riscv64"]', "suites: there is no suite 'binpackages-riscv64'",
+    ),
+    "stage3": (
+        'extends = "gentoo"\n[releases.x]\nsuites = [{ name = "a", path = "b" }]', "releases.x.suites: there is no suite 'stage3'",
+    ),
+    "packages of pacman": (
+        WHOLE.replace('packages = { minimal = ["bash", "dnf"] }', "").replace('["dnf"]', '["pacman"]').replace('"dnf"', '"pacman"'),
+        "no packages are said for the variant 'minimal'",
+    ),
     "a key of another's": (DERIVED + 'mirrors-of = "debian"', "2: mirrors-of: unknown key"),
 }  # fmt: skip
 
@@ -240,6 +305,76 @@ def test_every_mistake_is_told_at_once(tmp_path: Path) -> None:
     }
     assert all("missing" in line for line in missing)
     assert told(tmp_path, "x = \n")[0].startswith("1: Invalid value")
+
+
+def test_a_version_that_python_cannot_read_has_an_order(tmp_path: Path) -> None:
+    """Of a recipe as it might be called from a program; a definition is told its line."""
+    found, own = read(str(_file(tmp_path, DERIVED)), "mine.toml")
+    for version in ("5\u00b2", "5" * 5000):
+        changed = {**found.releases, "bookworm": structs.replace(found.releases["bookworm"], version=version)}
+        assert "bookworm" in facts._facts(structs.replace(found, releases=changed), own).releases
+
+
+KEYS = "-----BEGIN PGP PUBLIC KEY BLOCK-----\n\nmQAA\n-----END PGP PUBLIC KEY BLOCK-----\n"
+
+
+def test_a_keyring_beside_the_recipe_for_each_release(tmp_path: Path) -> None:
+    (tmp_path / "recipes").mkdir()
+    (tmp_path / "recipes/keys-bookworm.asc").write_text(KEYS)
+    (tmp_path / "recipes/keys-trixie.asc").write_text(KEYS)
+    own = 'extends = "debian"\ninherit-releases = false\nkeyring = "keys-{release}.asc"\n' + "".join(
+        f'[releases.{one}]\nsuites = [{{ name = "{one}" }}]\n' for one in ("bookworm", "trixie")
+    )
+    assert base_of(plan(tmp_path, own)).keyring == str(tmp_path / "recipes/keys-bookworm.asc")
+
+
+@pytest.mark.parametrize("bootstrap", ["mmdebstrap", "debootstrap"])
+def test_a_release_has_one_mirror_of_its_own(tmp_path: Path, bootstrap: str) -> None:
+    own = DERIVED + '[releases.new]\nsuites = [{ name = "new" }]\nmirrors = { security = "http://s.example/" }\n'
+    made = plan(tmp_path, own, f'{NEW}bootstrap = "{bootstrap}"\n')
+    (shown,) = commands.of_plan(made, lambda one: one.read_host(root=str(tmp_path / "host")))
+    assert any("mine new is archived, and at http://deb.debian.org/debian" in word for word in shown.commands[0].argv)
+
+
+SUITES = {
+    "alpine": '[{ name = "main", path = "m" }, { name = "releases", path = "r" }]',
+    "gentoo": "["
+    + ", ".join(f'{{ name = "{one}", path = "p" }}' for one in ("stage3", "snapshot", "binpackages-amd64"))
+    + "]",
+    "arch": '[{ name = "core", path = "c" }]',
+    "fedora": '[{ name = "core", path = "c" }]',
+    "debian": '[{ name = "new" }]',
+}
+NEW = MACHINE.replace("bookworm", "new")
+
+
+def with_keyring(parent: str) -> str:
+    """A recipe with a release whose keyring is the host's, by the release's name."""
+    own = f'suites = {SUITES[parent]}\narchitectures = ["amd64"]\nkeyring = "/keys/mine-{{release}}.asc"\n'
+    return f'extends = "{parent}"\n[releases.new]\n{own}'
+
+
+@pytest.mark.parametrize("parent", SUITES)
+def test_a_release_has_a_keyring_of_its_own(tmp_path: Path, parent: str) -> None:
+    """On the host, with the release's name in it; each family takes that, and not the recipe's."""
+    base = base_of(plan(tmp_path, with_keyring(parent), NEW))
+    found = recipe_of(base)
+    assert found is not None
+    host = structs.replace(family(found.family).read_host(root=str(tmp_path / "host")), only_shown=False)
+    with pytest.raises(HostError, match=r"the keyring .*/keys/mine-new\.asc is not on this host"):
+        commands.of_base(base, found, family(found.family), host)
+    (tmp_path / "host/keys").mkdir(parents=True)
+    (tmp_path / "host/keys/mine-new.asc").write_text(KEYS)
+    assert commands.of_base(base, found, family(found.family), host)
+
+
+@pytest.mark.parametrize("parent", SUITES)
+def test_a_plan_is_shown_on_a_host_without_the_keyring(tmp_path: Path, parent: str) -> None:
+    (shown,) = commands.of_plan(
+        plan(tmp_path, with_keyring(parent), NEW), lambda one: one.read_host(root=str(tmp_path / "host"))
+    )
+    assert shown.commands
+    assert any("mine-new.asc is not on this host" in note for note in shown.notes)
 
 
 def _file(path: Path, text: str) -> Path:

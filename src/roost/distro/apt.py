@@ -241,7 +241,8 @@ def _debootstrap(base: Base, recipe: Recipe, sources: Sources, places: _Places) 
 def _archived(recipe: Recipe, base: Base) -> str:
     """Where the archive is of a release that other mirrors do not have; nothing of the others."""
     mirrors = recipe.releases[base.release].mirrors
-    return f"{recipe.name} {base.release} is archived, and at {mirrors['main']}" if mirrors else ""
+    main = {**recipe.mirrors, **mirrors}["main"]
+    return f"{recipe.name} {base.release} is archived, and at {main}" if mirrors else ""
 
 
 def _local(uris: Iterable[str]) -> tuple[str, ...]:

@@ -10,10 +10,11 @@ import os
 import re
 from typing import TYPE_CHECKING, Any
 
-from roost.definition import checks
+from roost.definition import checks, origins
 from roost.definition.families import is_family
 from roost.definition.mistakes import listed
 from roost.definition.parts import read_regular
+from roost.distro.keyring_files import keyring_path
 from roost.distro.recipe import RECIPES, recipe
 
 if TYPE_CHECKING:
@@ -27,6 +28,10 @@ KEYRING_MOST = 16 << 20
 _WORDS = re.compile(r"\{(?:release|version|architecture|variant)\}")
 _PATH = re.compile(r"[A-Za-z0-9._/+~:=-]*")
 _FILE = re.compile(r"/[A-Za-z0-9._/+~-]+")
+_WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+~-]{0,63}")
+"""Of a version, or what a distribution calls an architecture: they stand in paths."""
+_KEY = re.compile(r"[A-Za-z0-9_]+")
+_VALUE = re.compile(r"[^\s\[\]]*")
 
 
 def words(place: Place, value: Any) -> None:
@@ -56,28 +61,37 @@ def check(place: Place, found: Recipe, own: set[str]) -> dict[str, tuple[str, st
         place.at("variant").wrong(f"no variant {found.variant!r}: it has {', '.join(found.variants)}")
     if found.family == "apt" and not found.components:
         place.at("components").wrong('missing: ["main"], say')
-    for key, names in (("components", found.components), ("architectures", found.architectures)):
-        for index, name in enumerate(names):
-            place.at(key, index).wrong(checks.component(name))
-    for name, own_name in found.architecture_names.items():
-        place.at("architecture-names", name).wrong(checks.component(own_name))
-    place.at("debootstrap-script").wrong(found.debootstrap_script and checks.component(found.debootstrap_script))
+    for index, name in enumerate(found.components):
+        place.at("components", index).wrong(checks.component(name))
+    _check_architectures(place, found)
+    place.at("debootstrap-script").wrong(_script(found.debootstrap_script))
     for key, table in (("mirrors", found.mirrors), ("ports-mirrors", found.ports_mirrors)):
         for name, url in table.items():
             place.at(key, name).wrong(checks.mirror(url))
     place.at("mirrors").wrong("" if "main" in found.mirrors else "there is no mirror 'main'")
-    _check_sets(place.at("sets"), found.sets)
-    _check_packages(place.at("packages"), found.packages)
+    _check_packages(place, found)
     keyrings = {}
     for name, release in found.releases.items():
         here = place.at("releases", name)
         if name in own:
             here.wrong(checks.profile_name(name) and "a release's name has a-z, 0-9, '-', '.', '_' and '+'")
             _check_release(here, name, release, found)
+        _check_whole(here if name in own else place, release, found)
         where = here if release.keyring else place
-        if path := _beside(where.at("keyring"), release.keyring or found.keyring):
+        if path := _beside(where.at("keyring"), name, found):
             keyrings[name] = path
     return keyrings
+
+
+def _check_architectures(place: Place, found: Recipe) -> None:
+    """A word that is no processor's would pass for one that this host runs."""
+    for key, names in (("architectures", found.architectures), ("ports-architectures", found.ports_architectures)):
+        for index, name in enumerate(names):
+            place.at(key, index).wrong(origins.architecture(name or "''"))
+    for name, own_name in found.architecture_names.items():
+        here = place.at("architecture-names", name)
+        here.wrong(origins.architecture(name or "''"))
+        here.wrong("" if _WORD.fullmatch(own_name) else f"not what an architecture is called: {own_name!r}")
 
 
 def _check_release(here: Place, name: str, release: Release, found: Recipe) -> None:
@@ -98,33 +112,63 @@ def _check_release(here: Place, name: str, release: Release, found: Recipe) -> N
         here.at("architectures", index).wrong(known and f"{architecture!r} is {known}")
     for key, url in release.mirrors.items():
         here.at("mirrors", key).wrong(checks.mirror(url))
+    here.at("version").wrong("" if _WORD.fullmatch(release.version or "0") else f"not a version {release.version!r}")
+    here.at("debootstrap-script").wrong(_script(release.debootstrap_script))
+    for index, path in enumerate(release.mmdebstrap_hooks):
+        whole = _FILE.fullmatch(path) and ".." not in path.split("/")
+        here.at("mmdebstrap-hooks", index).wrong("" if whole else f"not the path of a directory {path!r}: /DIRECTORY")
+    for key, value in release.options.items():
+        here.at("options", key).wrong(_option(key, value))
+    _check_packages(here, release)
+
+
+def _check_whole(here: Place, release: Release, found: Recipe) -> None:
+    """What a family needs of each release, those of the recipe that it extends as well."""
     packages = {**found.packages, **release.packages}
-    for variant in found.variants if found.family in ("dnf", "zypper") else ():
+    needed = found.family in ("dnf", "zypper", "pacman") or (found.family == "apk" and "apk" in found.bootstraps)
+    for variant in found.variants if needed else ():
         here.wrong("" if packages.get(variant) else f"no packages are said for the variant '{variant}'")
-    _check_sets(here.at("sets"), release.sets)
-    _check_packages(here.at("packages"), release.packages)
+    suites: tuple[str, ...] = ()
+    if found.family == "apk" and "minirootfs" in found.bootstraps:
+        suites = ("releases",)
+    elif found.family == "portage":
+        built = (f"binpackages-{one}" for one in release.architectures or found.architectures)
+        suites = ("stage3", "snapshot", *built)
+    there = {suite.name for suite in release.suites}
+    for name in suites if there else ():
+        here.at("suites").wrong("" if name in there else f"there is no suite '{name}', which says where to find that")
 
 
-def _check_sets(place: Place, sets: dict[str, list[str]]) -> None:
-    for name, elements in sets.items():
-        here = place.at(name)
+def _check_packages(place: Place, found: Recipe | Release) -> None:
+    """All of them are words of a package manager's command."""
+    for name, elements in found.sets.items():
+        here = place.at("sets", name)
         here.wrong(checks.package(f"@{name}") and "a set's name has a-z, 0-9 and '-'")
         for index, element in enumerate(elements):
-            package, bracket, rest = element.partition(" [")
-            good = _is_package(package)
-            if bracket:
-                good = good and rest[-1:] == "]" and checks.made_of(rest[:-1], f"{checks.LOWER}{checks.DIGITS} ")
-            here.at(index).wrong("" if good else f'not a package {element!r}: NAME, or "NAME [ARCHITECTURE ...]"')
-
-
-def _check_packages(place: Place, packages: dict[str, list[str]]) -> None:
-    for variant, names in packages.items():
+            here.at(index).wrong(_element(element))
+    for variant, names in found.packages.items():
         for index, name in enumerate(names):
-            place.at(variant, index).wrong("" if _is_package(name) else f"not a package {name!r}")
+            place.at("packages", variant, index).wrong(checks.package(name))
+    for name, old in found.obsolete.items():
+        place.at("obsolete", name, "use").wrong(checks.package(old.use))
 
 
-def _is_package(name: str) -> bool:
-    return bool(re.fullmatch(r"[@A-Za-z0-9/_][A-Za-z0-9+.:~^_/@()=-]*", name)) and name[-1] != "-"
+def _element(element: str) -> str:
+    """What is wrong with an element of a set."""
+    package, bracket, rest = element.partition(" [")
+    closed = not bracket or (rest[-1:] == "]" and rest[:-1].strip())
+    if checks.package(package) or package[:1] == "@" or not closed:
+        return f'not a package {element!r}: NAME, or "NAME [ARCHITECTURE ...]"'
+    return next(filter(None, map(origins.architecture, rest.rstrip("]").split())), "")
+
+
+def _option(key: str, value: str) -> str:
+    good = _KEY.fullmatch(key) and _VALUE.fullmatch(value)
+    return "" if good else f"not an option {key!r} = {value!r}: two words, without '[' and ']'"
+
+
+def _script(name: str) -> str:
+    return "" if not name or _WORD.fullmatch(name) else f"not the name of one of debootstrap's scripts {name!r}"
 
 
 def _known(place: Place, words: Iterable[str], known: list[str]) -> None:
@@ -133,18 +177,28 @@ def _known(place: Place, words: Iterable[str], known: list[str]) -> None:
             place.at(index).wrong(f"this family has no {word!r}: {', '.join(dict.fromkeys(known))}")
 
 
-def _beside(place: Place, keyring: str) -> tuple[str, str] | None:
-    """A keyring that is a file beside the recipe, with its digest; what begins with '/' are files of the host's."""
-    if keyring.startswith("/"):
-        bad = [one for one in _WORDS.sub("", keyring).split() if not _FILE.fullmatch(one)]
+def _beside(place: Place, release: str, found: Recipe) -> tuple[str, str] | None:
+    """A release's keyring that is a file beside the recipe, with its digest; what begins with '/' are files of the host's."""
+    written = found.releases[release].keyring or found.keyring
+    plain = _WORDS.sub("x", written)
+    if "{" in plain or "}" in plain:
+        place.wrong(f"not the path of a keyring {written!r}: it may have {{release}} in it")
+        return None
+    if written.startswith("/"):
+        paths = plain.split() if found.family in ("dnf", "zypper") else [plain]
+        bad = [one for one in paths if not _FILE.fullmatch(one)]
         place.wrong(f"not the path of a keyring {bad[0]!r}" if bad else "")
         return None
-    path = os.path.join(place.document.directory, keyring)
+    if "{architecture}" in written or "{variant}" in written:
+        place.wrong("a file beside the recipe is one for all architectures and variants: {release} may be in its name")
+        return None
+    name = keyring_path(found, release)
+    path = os.path.join(place.document.directory, name)
     try:
         content = read_regular(path, most=KEYRING_MOST)
     except (OSError, ValueError) as e:  # ValueError: a NUL in the name
         why = e.strerror if isinstance(e, OSError) and e.strerror else str(e)
-        place.wrong(f"{keyring or 'missing'}: {why}; a path, or a file beside the recipe")
+        place.wrong(f"{name or 'missing'}: {why}; a path, or a file beside the recipe")
         return None
     place.wrong(checks.keys(content))
     return path, hashlib.sha256(content).hexdigest()
