@@ -38,7 +38,7 @@ for file in "$private"/key:*; do mv "$file" "$private/keys/${file##*/key:}"; don
     + """\
 case $("$tool" --version) in "apk-tools 2"*) keep= ;; *) keep=--cache-packages ;; esac
 "$tool" --root "$tree" --initdb --arch "$architecture" --keys-dir "$private/keys" --no-progress $keep \\
-    --repositories-file "$private/repositories" --cache-dir "$archives" --update-cache add "$@" </dev/null
+    --repositories-file "$private/repositories" --cache-dir "$archives" --update-cache add -- "$@" </dev/null
 """
 )
 

@@ -83,9 +83,9 @@ manage() {{
         "$@" </dev/null
 }}
 manage -S -y
-fetch "$@"
+fetch -- "$@"
 HOME=/root
-manage -S --needed "$@"
+manage -S --needed -- "$@"
 with_net
 close_keys
 """
