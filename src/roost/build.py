@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 
 from roost import archives
 from roost.distro import family as family_of
-from roost.distro.recipe import Origin, family_of_tree, recipe
+from roost.distro.own import recipe_of
+from roost.distro.recipe import Origin, family_of_tree
 from roost.engine import seccomp
 from roost.engine.execute import Streams, execute
 from roost.engine.spec import MOUNT_POINTS, PROVISION, Bound, Limits, Overlaid, Spec, emulated
@@ -104,14 +105,6 @@ class Builder:
         return {**first, **{digest: outcome.error for digest, outcome in done.items() if outcome.error is not None}}
 
 
-def _recipe_of(base: Base) -> Recipe | None:
-    if base.recipe:
-        from roost.distro.own import recipe_of
-
-        return recipe_of(base)
-    return recipe(base.distribution) if base.distribution else None
-
-
 def _parents(plan: Plan) -> dict[str, tuple[str, ...]]:
     """Every layer's layers below it, the base first."""
     found: dict[str, tuple[str, ...]] = {}
@@ -141,7 +134,7 @@ class LayerMaker:
             raise DefinitionError(
                 f"its package sets are not known: {layer.contents.open}", hint="name the packages instead of @SETS"
             )
-        self._recipe: Recipe | None = _recipe_of(base)
+        self._recipe: Recipe | None = recipe_of(base)
         self._architecture = self._found_architecture()
         self._keep_failed = keep_failed
         self._output = bytearray()
