@@ -41,6 +41,8 @@ def try_all(name: str, target: Callable[[bytes], None]) -> None:
 
 @pytest.mark.parametrize("name", TARGETS)
 def test_anything_is_taken_or_refused_in_words(name: str, tmp_path: Path) -> None:
+    for path in seeds(name):
+        TARGETS[name](path.read_bytes(), tmp_path)
     try_all(name, lambda data: TARGETS[name](data, tmp_path))
 
 
