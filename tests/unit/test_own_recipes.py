@@ -12,6 +12,7 @@ import roost
 from roost import commands, facts
 from roost.distro import family, recipe
 from roost.distro.own import read, recipe_of
+from roost.distro.recipe import RECIPES
 from roost.errors import DefinitionError, HostError
 from roost.host.apt import Entry, HostApt
 from roost.plan import Plan, make, why
@@ -375,6 +376,14 @@ def test_a_plan_is_shown_on_a_host_without_the_keyring(tmp_path: Path, parent: s
     )
     assert shown.commands
     assert any("mine-new.asc is not on this host" in note for note in shown.notes)
+
+
+@pytest.mark.parametrize("parent", RECIPES)
+def test_what_roost_ships_can_be_extended(tmp_path: Path, parent: str) -> None:
+    """With a word about each of its releases: their values are those of an own recipe then, and all of them are good."""
+    own = "".join(f'[releases."{name}"]\nnotes = ["tried"]\n' for name in recipe(parent).releases)
+    found, _ = read(str(_file(tmp_path, f'extends = "{parent}"\n{own}')), "mine.toml")
+    assert {release.notes[0] for release in found.releases.values()} == {"tried"}
 
 
 def _file(path: Path, text: str) -> Path:

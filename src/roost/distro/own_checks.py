@@ -69,7 +69,7 @@ def check(place: Place, found: Recipe, own: set[str]) -> dict[str, tuple[str, st
         for name, url in table.items():
             place.at(key, name).wrong(checks.mirror(url))
     place.at("mirrors").wrong("" if "main" in found.mirrors else "there is no mirror 'main'")
-    _check_packages(place, found)
+    _check_packages(place, found, found.family)
     keyrings = {}
     for name, release in found.releases.items():
         here = place.at("releases", name)
@@ -119,7 +119,7 @@ def _check_release(here: Place, name: str, release: Release, found: Recipe) -> N
         here.at("mmdebstrap-hooks", index).wrong("" if whole else f"not the path of a directory {path!r}: /DIRECTORY")
     for key, value in release.options.items():
         here.at("options", key).wrong(_option(key, value))
-    _check_packages(here, release)
+    _check_packages(here, release, found.family)
 
 
 def _check_whole(here: Place, release: Release, found: Recipe) -> None:
@@ -139,13 +139,13 @@ def _check_whole(here: Place, release: Release, found: Recipe) -> None:
         here.at("suites").wrong("" if name in there else f"there is no suite '{name}', which says where to find that")
 
 
-def _check_packages(place: Place, found: Recipe | Release) -> None:
-    """All of them are words of a package manager's command."""
+def _check_packages(place: Place, found: Recipe | Release, family: str) -> None:
+    """All of them are words of a package manager's command. With '@', rpm distributions have groups."""
     for name, elements in found.sets.items():
         here = place.at("sets", name)
         here.wrong(checks.package(f"@{name}") and "a set's name has a-z, 0-9 and '-'")
         for index, element in enumerate(elements):
-            here.at(index).wrong(_element(element))
+            here.at(index).wrong(_element(element, groups=family in ("dnf", "zypper")))
     for variant, names in found.packages.items():
         for index, name in enumerate(names):
             place.at("packages", variant, index).wrong(checks.package(name))
@@ -153,11 +153,11 @@ def _check_packages(place: Place, found: Recipe | Release) -> None:
         place.at("obsolete", name, "use").wrong(checks.package(old.use))
 
 
-def _element(element: str) -> str:
+def _element(element: str, *, groups: bool) -> str:
     """What is wrong with an element of a set."""
     package, bracket, rest = element.partition(" [")
     closed = not bracket or (rest[-1:] == "]" and rest[:-1].strip())
-    if checks.package(package) or package[:1] == "@" or not closed:
+    if checks.package(package) or (package[:1] == "@" and not groups) or not closed:
         return f'not a package {element!r}: NAME, or "NAME [ARCHITECTURE ...]"'
     return next(filter(None, map(origins.architecture, rest.rstrip("]").split())), "")
 
