@@ -128,7 +128,7 @@ def test_failures_are_explained(output: str) -> None:
 
 def test_a_version_is_said_as_the_docstring_says_it() -> None:
     """A definition takes it, and so does the step."""
-    for name in ("cmake=3.31.1-r0", "cmake~3.31"):
+    for name in ("cmake=3.31.1-r0", "cmake~3.31", "cmake~3.31@edge"):
         assert checks.package(name) == ""
         assert apk.install((name,)).argv[-1] == name
         assert "without a version" in checks.installed(name, "apk")

@@ -307,13 +307,24 @@ def test_mirrors_that_are_good(url: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["g++", "libc6:i386", "vim=2:9.0.1378-2+b1", "git/bookworm-backports", "7zip", "libx_y.z", "cmake~3.31", "a=1~rc1"],
+    [
+        "g++",
+        "libc6:i386",
+        "vim=2:9.0.1378-2+b1",
+        "git/bookworm-backports",
+        "7zip",
+        "libx_y.z",
+        "cmake~3.31",
+        "a=1~rc1",
+        "git@edge",
+        "git~2@edge",
+    ],
 )
 def test_packages_that_are_good(name: str) -> None:
     assert checks.package(name) == ""
 
 
-@pytest.mark.parametrize("name", ["~ncmake", "~", "cmake~", "cmake~3.31-", "a~b c", "a~~b~?x"])
+@pytest.mark.parametrize("name", ["~ncmake", "~", "cmake~", "cmake~3.31-", "a~b c", "a~~b~?x", "a@", "a@b@c", "a@b/c"])
 def test_patterns_are_no_packages(name: str) -> None:
     assert checks.package(name)
 

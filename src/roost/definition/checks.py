@@ -139,8 +139,10 @@ def nul(text: str) -> str:
 
 
 def package(name: str) -> str:
-    """@SET, NAME, NAME:ARCHITECTURE, NAME=VERSION, NAME~VERSION (apk's) or NAME/RELEASE: nothing that a package manager
-    takes for an option, a pattern (apt's begin with '~') or (a '-' at the end, apt-get(8)) an order to remove.
+    """@SET, NAME, NAME:ARCHITECTURE, NAME=VERSION or NAME/RELEASE; apk's NAME~VERSION, and @TAG behind any of its own.
+
+    Nothing that a package manager takes for an option, a pattern (apt's begin with '~') or (a '-' at the end, apt-get(8))
+    an order to remove.
     """
     if name.startswith("@"):
         good = made_of(name[1:], LOWER + DIGITS + "-") and name[1] != "-"
@@ -148,11 +150,13 @@ def package(name: str) -> str:
     if name[:1] == "-":
         return f"not a package's name {name!r}: it begins with '-'"
     word = LETTERS + DIGITS + "+._-"
-    head, separator, tail = _split(name)
+    plain, at, tag = name.partition("@")
+    head, separator, tail = _split(plain)
     stem, colon, architecture = head.partition(":")
     good = made_of(stem, word) and stem[0] in LETTERS + DIGITS
     good = good and (not colon or made_of(architecture, LOWER + DIGITS + "-"))
     good = good and (not separator or made_of(tail, word + ("~:^=" if separator == "/" else "~:^")))
+    good = good and (not at or made_of(tag, LETTERS + DIGITS + "_-"))
     if not good:
         return (
             f"not a package's name {name!r}: one name, or NAME:ARCHITECTURE, NAME=VERSION, NAME~VERSION, NAME/RELEASE"
