@@ -7,6 +7,7 @@ a link is. What links need is set up by Roost itself: these only have to keep ou
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import shlex
 import sys
@@ -19,7 +20,7 @@ from roost.structs import Struct
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
 _TIMEOUT = 60.0
 _GROUPS = ("sys/fs/cgroup", "sys/fs/cgroup/systemd", "sys/fs/cgroup/unified")
@@ -133,18 +134,38 @@ def write_afterwards(root: str = "") -> bool:
 
     That takes longer than a link: who writes a machine's unit does it there, and no start of the machine has to.
     """
-    path, text = NFTABLES.files[0]
-    if not _has_nftables(root) or _content(f"{root}/{path}") == text:
-        return False
-    os.makedirs(os.path.dirname(f"{root}/{path}"), exist_ok=True)
-    writing.write(f"{root}/{path}", text.encode())
-    return True
+    return _has_nftables(root) and bool(_write(NFTABLES, root))
 
 
 def remove_afterwards(root: str = "") -> None:
     """Removes it, unless a machine has a unit yet. Missing is fine."""
-    if not _has_units(root):
-        _remove(NFTABLES, root)
+    with _lock(root):
+        if not _has_units(root):
+            _remove(NFTABLES, root)
+
+
+@contextlib.contextmanager
+def _lock(root: str) -> Iterator[None]:
+    """Machines come and go side by side, and with them what the managers read: one at a time writes it.
+
+    The directory of units itself is what is locked: nothing of it can be left behind.
+    """
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(FileNotFoundError):
+            fd = os.open(f"{root}/etc/systemd/system", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            stack.callback(os.close, fd)
+            fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+
+
+def _write(manager: Manager, root: str) -> list[str]:
+    """Writes what a manager reads; the paths of what was not there."""
+    with _lock(root):
+        changed = [(path, text) for path, text in manager.files if _content(f"{root}/{path}") != text]
+        for path, text in changed:
+            os.makedirs(os.path.dirname(f"{root}/{path}"), exist_ok=True)
+            writing.write(f"{root}/{path}", text.encode())
+        return [path for path, _ in changed]
 
 
 def _has_units(root: str) -> bool:
@@ -233,11 +254,7 @@ def tell(found: Iterable[Manager], root: str) -> None:
     Below a ``root`` of somebody's own are only files: whoever runs there reads them when it starts.
     """
     for manager in found:
-        changed = [(path, text) for path, text in manager.files if _content(f"{root}/{path}") != text]
-        for path, text in changed:
-            os.makedirs(os.path.dirname(f"{root}/{path}"), exist_ok=True)
-            writing.write(f"{root}/{path}", text.encode())
-        if changed and not root:
+        if _write(manager, root) and not root:
             _ask(manager, manager.reload)
 
 
