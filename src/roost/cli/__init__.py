@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from roost.errors import Error
 
+_NO_MEMORY = b"error: there is no memory left\nhint: end something, or give Roost more\n"
 FAILED_TO_RUN = 125  # of `run` and `shell`: Roost's own failure, as env(1), timeout(1) and docker have it
 
 
@@ -47,11 +48,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as e:
         return _failed(_of_output(e) or of_os(e), runs=runs)
     except MemoryError:
-        return _failed(of_memory(), runs=runs)
+        status = None  # what the frames of the exception hold is given back before anything is said
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return Interrupted.exit_code
-    return status
+    return _failed(of_memory(), runs=runs) if status is None else status
 
 
 def _of_output(error: OSError) -> Error | None:
@@ -84,6 +85,16 @@ def _open_streams() -> None:
             setattr(sys, name, os.fdopen(number, "r" if number == 0 else "w", closefd=False))
 
 
+def _last_words(error: Exception) -> bytes:
+    """What is said without any module; where no memory is left, not even for that, what was there from the start."""
+    try:
+        what = str(error) or "no memory"
+        text = f"error: Roost could not be loaded: {what}\nhint: is there memory left? is it installed whole?\n"
+        return text.encode(errors="replace")
+    except MemoryError:
+        return _NO_MEMORY
+
+
 def run() -> NoReturn:
     """The entry point of the installed command."""
     gc.disable()  # a command is over before there is anything worth collecting
@@ -92,9 +103,8 @@ def run() -> NoReturn:
         status = main()
     except SystemExit as e:  # argparse's
         status = e.code if isinstance(e.code, int) else 1
-    except (MemoryError, ImportError) as e:  # so little memory that not even the modules could be read
-        text = f"error: Roost could not be loaded: {str(e) or 'no memory'}\nhint: is there memory left? is it installed whole?\n"
-        os.write(2, text.encode(errors="replace"))
+    except (MemoryError, ImportError, SystemError) as e:  # so little memory that not even the modules could be read
+        os.write(2, _last_words(e))
         status = FAILED_TO_RUN
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):
