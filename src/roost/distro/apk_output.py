@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from roost.distro.output import explained
+
 _WARNING = r"(?:WARNING|ERROR): (?:updating and opening |fetching |updating |opening )?"
 _UNREACHABLE = (
     _WARNING
@@ -56,8 +58,4 @@ def unreachable(output: str) -> str:
 
 def explain(output: str) -> tuple[str, str]:
     """What happened and what to try, for the surest of the known reasons; both empty when none is known."""
-    for pattern, brief, hint in _KNOWN:
-        if match := re.search(pattern, output):
-            what = next((group for group in match.groups() if group), "").rstrip(".,:")
-            return brief.format(what=what), hint
-    return "", ""
+    return explained(output, _KNOWN)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from roost.distro.output import archive, explained, mirror
+
 _URL = r"(?P<url>(?:https?|ftp)://[^\s'\"]+)"
 
 # apt's methods and gai_strerror(3); wget's, for debootstrap.
@@ -29,16 +31,10 @@ def unreachable(output: str) -> str:
             continue
         host = _HOST.search(line)
         if last and (host is None or host["host"] in last or re.search(_URL, line)):
-            return _mirror(last)
+            return mirror(last, "dists|pool")
         if host:
             return host["host"]
     return ""
-
-
-def _mirror(url: str) -> str:
-    """An address without what is below the mirror, and without the user and password it may have."""
-    base = re.split(r"/(?:dists|pool)/", url, maxsplit=1)[0].rstrip("/.,")
-    return re.sub(r"//[^/@]*@", "//", base)
 
 
 _KEY = (
@@ -50,7 +46,6 @@ _MISSING = (
 )
 _NOT_FOUND = "the mirror does not have it: {what}"
 
-_ARCHIVED = re.compile(r"^roost: archived: (?P<what>.+), and at (?P<where>\S+)$", re.MULTILINE)
 
 # The surest first. What a brief names is the pattern's last group, and those with names.
 _KNOWN: tuple[tuple[str, str, str], ...] = (
@@ -179,14 +174,8 @@ _KNOWN: tuple[tuple[str, str, str], ...] = (
 
 def explain(output: str) -> tuple[str, str]:
     """What happened and what to try, for the surest of the known reasons; both empty when none is known."""
-    archived = _ARCHIVED.search(output)
-    where = (
-        f"{archived['what']}: its mirror is {archived['where']}; leave mirror out, or name a copy" if archived else ""
-    )
-    if mirror := unreachable(output):
-        return f"cannot be reached: {mirror}", where or "check the network, the proxy and the mirror's name"
-    for pattern, brief, hint in _KNOWN:
-        if match := re.search(pattern, output):
-            what = match.group(match.lastindex or 0).rstrip(".,:")
-            return brief.format(what=what, **match.groupdict()), where if where and hint is _MISSING else hint
-    return "", ""
+    where = archive(output)
+    if host := unreachable(output):
+        return f"cannot be reached: {host}", where or "check the network, the proxy and the mirror's name"
+    brief, hint = explained(output, _KNOWN)
+    return brief, where if where and hint is _MISSING else hint

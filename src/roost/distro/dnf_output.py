@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from roost.distro.output import archive, explained, mirror
+
 _URL = re.compile(r"(?:https?|ftp)://[^\s'\"\])>]+")
 
 # libcurl's words for codes 5, 6, 7, 28, 35, 52 and 56, in dnf's "Curl error (N): ..." and in yum's "[Errno 14] curl#N - ...".
@@ -21,21 +23,14 @@ def unreachable(output: str) -> str:
     for line in output.splitlines():
         if _UNREACHABLE.search(line):
             if match := _URL.search(line):
-                return _mirror(match[0])
+                return mirror(match[0], "repodata|Packages|getPackage")
             if match := _HOST.search(line):
                 return match["host"]
     return ""
 
 
-def _mirror(url: str) -> str:
-    """A repository's address, without what is below it and without the user and password it may have."""
-    base = re.split(r"/(?:repodata|Packages|getPackage)/", url, maxsplit=1)[0].rstrip("/.,")
-    return re.sub(r"//[^/@]*@", "//", base)
-
-
 _KEY = 'name the keyring that has its key, keyring = "PATH" (of a repository: key), or use the mirror that the key belongs to'
 _CHANGED = "try again in a moment, or use another mirror"
-_ARCHIVED = re.compile(r"^roost: archived: (?P<what>.+), and at (?P<where>\S+)$", re.MULTILINE)
 
 # The surest first. What a brief names is the pattern's last group.
 _KNOWN: tuple[tuple[str, str, str], ...] = (
@@ -157,15 +152,8 @@ _KNOWN: tuple[tuple[str, str, str], ...] = (
 
 def explain(output: str) -> tuple[str, str]:
     """What happened and what to try, for the surest of the known reasons; both empty when none is known."""
-    archived = _ARCHIVED.search(output)
-    where = (
-        f"{archived['what']}: its mirror is {archived['where']}; leave mirror out, or name a copy" if archived else ""
-    )
-    if mirror := unreachable(output):
-        return f"cannot be reached: {mirror}", where or "check the network, the proxy and the mirror's name"
-    for pattern, brief, hint in _KNOWN:
-        if match := re.search(pattern, output):
-            what = next((group for group in reversed(match.groups()) if group), "").rstrip(".,:")
-            missing = brief.startswith("the mirror does not have")
-            return brief.format(what=what), where if where and missing else hint
-    return "", ""
+    where = archive(output)
+    if host := unreachable(output):
+        return f"cannot be reached: {host}", where or "check the network, the proxy and the mirror's name"
+    brief, hint = explained(output, _KNOWN)
+    return brief, where if where and brief.startswith("the mirror does not have") else hint

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from roost.distro.output import explained
+
 # libcurl's words (curl_easy_strerror, and what it says of a connection), in "failed retrieving file 'X' from HOST : WORDS".
 _UNREACHABLE = re.compile(
     r"failed retrieving file '[^']*' from (?P<host>\S+) : (?:.*Could not resolve (?:host|proxy).*|.*Failed to connect to.*|"
@@ -156,8 +158,5 @@ def explain(output: str) -> tuple[str, str]:
         return f"{match['what']} is not signed", "the mirror is not what it says it is, or not whole: use another one"
     if re.search(r"unknown trust|marginal trust|PGP signature", output) and (match := _EXPIRED.search(output)):
         return f"the key {match['what']} has expired or was revoked", _KEY
-    for pattern, brief, hint in _KNOWN:
-        if match := re.search(pattern, output):
-            what = next((group for group in reversed(match.groups()) if group), "").rstrip(".,:")
-            return brief.format(what=what).removesuffix(": ").replace(" :", ":"), hint
-    return "", ""
+    brief, hint = explained(output, _KNOWN)
+    return brief.removesuffix(": ").replace(" :", ":"), hint

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from roost.distro.output import explained
+
 _UNREACHABLE = (
     r"Error fetching binhost package info from '([^']+)'",
     r"Unable to resolve host|unable to resolve host address .([^'\u2019\s]+)",
@@ -65,8 +67,4 @@ def explain(output: str) -> tuple[str, str]:
     """What happened and what to try, for the surest of the known reasons; both empty when none is known."""
     if unreachable(output):
         return "", ""
-    for pattern, brief, hint in _KNOWN:
-        if match := re.search(pattern, output):
-            what = next((group.strip() for group in match.groups() if group), "")
-            return brief.format(what=what), hint
-    return "", ""
+    return explained(output, _KNOWN)

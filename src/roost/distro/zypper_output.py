@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import re
-
 from roost.distro import dnf_output
+from roost.distro.output import explained
 
 _KNOWN: tuple[tuple[str, str, str], ...] = (
     (
@@ -38,8 +37,7 @@ _KNOWN: tuple[tuple[str, str, str], ...] = (
 def explain(output: str) -> tuple[str, str]:
     """What happened and what to try, for the surest of the known reasons; both empty when none is known."""
     if not dnf_output.unreachable(output):
-        for pattern, brief, hint in _KNOWN:
-            if match := re.search(pattern, output):
-                what = next((group for group in reversed(match.groups()) if group), "").rstrip(".,:")
-                return brief.format(what=what), hint
+        brief, hint = explained(output, _KNOWN)
+        if brief:
+            return brief, hint
     return dnf_output.explain(output)
