@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from roost.distro.apt_inside import HOSTS, account_words
-from roost.distro.apt_system import FAIL, READY
+from roost.distro.apt_inside import account_words
 from roost.distro.recipe import Inside
 from roost.distro.releases import MOUNTS, check_names, check_repository
+from roost.distro.shell import FAIL, HOSTS, READY, SUDO, TRAPS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -84,11 +84,8 @@ end() {{
     [ -z "$used" ] && [ -e /{LIST} ] || tidy
     exit "$status"
 }}
-trap end EXIT
-trap 'exit 129' HUP
-trap 'exit 130' INT
-trap 'exit 143' TERM
 """
+    + TRAPS
 )
 
 _INSTALL = 'if [ $# -gt 0 ]; then get "$@"; else manage update; fi\n'
@@ -221,7 +218,8 @@ fi
 )
 
 # The words are those of account_words; busybox has adduser(8), and need not have getent.
-_ADD_USER = """
+_ADD_USER = (
+    """
 name=$1 uid=$2 group=$3 home=$4 shell=$5 groups=$6 sudo=$7 sudoers=$8
 entry() { awk -F: -v column="$2" -v value="$3" '$column == value { print; exit }' "/etc/$1"; }
 [ -n "$(entry group 1 "$group")" ] || {
@@ -254,16 +252,12 @@ for other in $groups; do
     }
     case " $(id -Gn "$name") " in *" $other "*) ;; *) addgroup "$name" "$other" ;; esac
 done
-if [ "$sudo" = nopasswd ]; then
-    { command -v sudo && command -v visudo; } >/dev/null || get sudo
-    new=$(mktemp /etc/roost-sudoers.XXXXXX)
-    printf '%s ALL=(ALL:ALL) NOPASSWD: ALL\\n' "$name" >"$new"
-    chmod 0440 "$new"
-    visudo -c -q -f "$new" || { rm -f "$new"; fail "sudo does not accept the rule for $name"; }
-    mkdir -p /etc/sudoers.d
-    mv -f "$new" "/etc/sudoers.d/$sudoers"
+"""
+    + SUDO
+    + """\
 fi
 """
+)
 
 
 def address(url: str) -> str:

@@ -6,6 +6,7 @@ import re
 from typing import TYPE_CHECKING
 
 from roost.distro.recipe import Inside
+from roost.distro.shell import HOSTS, SUDO, TRAPS
 from roost.errors import DefinitionError
 
 if TYPE_CHECKING:
@@ -15,13 +16,6 @@ if TYPE_CHECKING:
 
 # Times of files that are written the same way every time; zip cannot hold an earlier one.
 _TIME = 315532800  # 1980-01-01
-
-HOSTS = """\
-127.0.0.1 localhost
-::1 localhost ip6-localhost ip6-loopback
-ff02::1 ip6-allnodes
-ff02::2 ip6-allrouters
-"""
 
 # What differs from one making of a layer to the next and is of no use in it.
 _TIDY = """
@@ -70,11 +64,8 @@ end() {
     [ -z "$used" ] || tidy
     exit "$status"
 }
-trap end EXIT
-trap 'exit 129' HUP
-trap 'exit 130' INT
-trap 'exit 143' TERM
 """
+    + TRAPS
 )
 
 _INSTALL = "set -eu" + APT + 'get "$@"\n'
@@ -143,7 +134,8 @@ tar -x -f - -C / --no-same-owner
 
 # $1 name, $2 uid or nothing, $3 group, $4 home, $5 shell, $6 other groups, $7 sudo: no or nopasswd, $8 its file. Before it
 # a family says how it gets a package, and in $shadow the name of the one that has useradd.
-_ADD_USER = """
+_ADD_USER = (
+    """
 name=$1 uid=$2 group=$3 home=$4 shell=$5 groups=$6 sudo=$7 sudoers=$8
 fail() { echo "$1" >&2; exit 1; }
 command -v useradd >/dev/null || get "$shadow"
@@ -174,17 +166,13 @@ for other in $groups; do
     fi
     case " $(id -Gn "$name") " in *" $other "*) ;; *) usermod -a -G "$other" "$name" ;; esac
 done
-if [ "$sudo" = nopasswd ]; then
-    { command -v sudo && command -v visudo; } >/dev/null || get sudo
-    new=$(mktemp /etc/roost-sudoers.XXXXXX)
-    printf '%s ALL=(ALL:ALL) NOPASSWD: ALL\\n' "$name" >"$new"
-    chmod 0440 "$new"
-    visudo -c -q -f "$new" || { rm -f "$new"; fail "sudo does not accept the rule for $name"; }
-    mkdir -p /etc/sudoers.d
-    mv -f "$new" "/etc/sudoers.d/$sudoers"
+"""
+    + SUDO
+    + """\
     visudo -c -q || { rm -f "/etc/sudoers.d/$sudoers"; fail "sudo does not accept its configuration"; }
 fi
 """
+)
 
 
 def finish(sources_list: str, keyrings: Mapping[str, bytes]) -> Inside:

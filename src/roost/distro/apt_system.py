@@ -11,6 +11,7 @@ from roost.distro import keyring
 from roost.distro.apt_inside import APT
 from roost.distro.recipe import Inside
 from roost.distro.releases import check_repository
+from roost.distro.shell import FAIL, READY
 from roost.errors import DefinitionError
 
 if TYPE_CHECKING:
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 
     from roost.definition.model import RepositoryKeys
 
-FAIL = 'fail() { echo "$1" >&2; exit 1; }\n'
 
 # $1 name, $2 address, $3 suites, $4 components, $5 whether its keys are on standard input. apt knows "Signed-By" and
 # ".sources" since 1.1: an older one trusts each key for every repository. Without keys it is signed by the distribution's.
@@ -143,21 +143,6 @@ for unit; do
     fi
     [ -n "$done" ] || fail "Failed to enable unit: Unit file $unit does not exist, and there is no systemctl to look further."
 done
-"""
-)
-
-# Every boot of a machine without an id gets one of its own (machine-id(5)); packages have made one for the layer.
-READY = (
-    "set -eu\n"
-    + FAIL
-    + """
-[ -e /sbin/init ] || [ -L /sbin/init ] || fail "nothing has brought /sbin/init: this machine cannot boot"
-: >/etc/machine-id
-if [ -d /var/lib/dbus ]; then
-    rm -f /var/lib/dbus/machine-id
-    ln -s /etc/machine-id /var/lib/dbus/machine-id
-fi
-rm -f /var/lib/systemd/random-seed /var/lib/systemd/credential.secret
 """
 )
 

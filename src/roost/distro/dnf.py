@@ -12,10 +12,10 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from roost.distro import dnf_inside, dnf_output, dnf_repos
-from roost.distro.apt_inside import HOSTS
 from roost.distro.dnf_inside import CACHE, LIST, PROVISION
 from roost.distro.recipe import Bootstrap, Inside, Package, Provision
 from roost.distro.releases import MOUNTS
+from roost.distro.shell import HOSTS
 from roost.errors import DefinitionError, HostError
 from roost.host import dnf as host_dnf
 

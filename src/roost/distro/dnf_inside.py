@@ -9,10 +9,10 @@ import re
 from typing import TYPE_CHECKING
 
 from roost.distro import apt_inside, keyring
-from roost.distro.apt_system import FAIL, READY
 from roost.distro.dnf_repos import KEYS, Repo
 from roost.distro.recipe import Inside
 from roost.distro.releases import check_repository
+from roost.distro.shell import FAIL, READY, SET_ROOT, TIMEZONE, TRAPS
 from roost.errors import DefinitionError
 
 if TYPE_CHECKING:
@@ -96,11 +96,8 @@ end() {{
     [ -z "$used" ] || tidy
     exit "$status"
 }}
-trap end EXIT
-trap 'exit 129' HUP
-trap 'exit 130' INT
-trap 'exit 143' TERM
 """
+    + TRAPS
 )
 
 _INSTALL = 'if [ $# -gt 0 ]; then get "$@"; else manage "$refresh"; fi\n'
@@ -169,20 +166,6 @@ esac
 printf 'LANG=%s\\n' "$locale" >/etc/locale.conf
 """
 
-_TIMEZONE = """
-zone=$1
-file=/usr/share/zoneinfo/$zone
-[ -f "$file" ] || get "$zones"
-[ -f "$file" ] || fail "no time zone is called $zone here: /usr/share/zoneinfo has them"
-ln -sfn "../usr/share/zoneinfo/$zone" /etc/localtime
-"""
-
-# The hash is on standard input: everybody may read a command line.
-_SET_ROOT = """
-command -v chpasswd >/dev/null || get "$shadow"
-IFS= read -r hash || true
-if [ -n "$hash" ]; then printf 'root:%s\\n' "$hash" | chpasswd -e; else usermod -p '' root; fi
-"""
 
 _ENABLE = (
     "set -eu\nexport SYSTEMD_OFFLINE=1\n"
@@ -252,12 +235,12 @@ def set_locale(name: str, manager: str = DNF) -> Inside:
 
 def set_timezone(name: str, manager: str = DNF) -> Inside:
     """Sets the clock's zone."""
-    return _script(_TIMEZONE, manager, name)
+    return _script(TIMEZONE, manager, name)
 
 
 def set_root_password(hashed: str, manager: str = DNF) -> Inside:
     """Root's password, as crypt(5) stores it; empty: none is asked for."""
-    return _script(_SET_ROOT, manager, stdin=f"{hashed}\n".encode())
+    return _script(SET_ROOT, manager, stdin=f"{hashed}\n".encode())
 
 
 def enable(services: Sequence[str]) -> Inside:

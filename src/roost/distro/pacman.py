@@ -12,10 +12,10 @@ import re
 from typing import TYPE_CHECKING
 
 from roost.distro import apt_auth, dnf_inside, dnf_repos, pacman_inside, pacman_keys, pacman_output
-from roost.distro.apt_inside import HOSTS
 from roost.distro.dnf import mistakes, read_host
 from roost.distro.pacman_inside import CACHE, CERTIFICATES, LIST, PACMAN
 from roost.distro.recipe import Bootstrap, Inside, Provision
+from roost.distro.shell import HOSTS
 from roost.errors import DefinitionError, HostError
 
 if TYPE_CHECKING:

@@ -10,10 +10,10 @@ import re
 from typing import TYPE_CHECKING
 
 from roost.distro import pacman_keys
-from roost.distro.apt_system import FAIL
 from roost.distro.pacman_keys import GNUPG, KEYRINGS, KEYS
 from roost.distro.recipe import Inside
 from roost.distro.releases import MOUNTS, check_repository
+from roost.distro.shell import FAIL, TRAPS
 from roost.errors import DefinitionError
 
 if TYPE_CHECKING:
@@ -185,11 +185,8 @@ end() {{
     [ -z "$used" ] || tidy
     exit "$status"
 }}
-trap end EXIT
-trap 'exit 129' HUP
-trap 'exit 130' INT
-trap 'exit 143' TERM
 """
+    + TRAPS
 )
 
 _INSTALL = 'if [ $# -gt 0 ]; then get "$@"; else synchronise; fi\n'

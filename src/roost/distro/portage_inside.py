@@ -10,10 +10,9 @@ import re
 from typing import TYPE_CHECKING
 
 from roost.distro import apt_inside, keyring
-from roost.distro.apt_inside import HOSTS
-from roost.distro.apt_system import FAIL, READY
 from roost.distro.recipe import Inside
 from roost.distro.releases import check_names, check_repository
+from roost.distro.shell import FAIL, HOSTS, READY, SET_ROOT, TIMEZONE, TRAPS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -98,11 +97,8 @@ end() {{
     [ -z "$used" ] && [ -e /{LIST} ] || tidy
     exit "$status"
 }}
-trap end EXIT
-trap 'exit 129' HUP
-trap 'exit 130' INT
-trap 'exit 143' TERM
 """
+    + TRAPS
 )
 
 # With nothing to install, emerge still reads what each place has; it goes on without one that cannot be reached.
@@ -195,21 +191,13 @@ printf 'LANG="%s"\\n' "$locale" >/etc/env.d/02locale
 if command -v env-update >/dev/null; then env-update --no-ldconfig; fi
 """
 
-_TIMEZONE = """
-zone=$1
-file=/usr/share/zoneinfo/$zone
-[ -f "$file" ] || get "$zones"
-[ -f "$file" ] || fail "no time zone is called $zone here: /usr/share/zoneinfo has them"
-ln -sfn "../usr/share/zoneinfo/$zone" /etc/localtime
+_TIMEZONE = (
+    TIMEZONE
+    + """\
 printf '%s\\n' "$zone" >/etc/timezone
 """
+)
 
-# The hash is on standard input: everybody may read a command line.
-_SET_ROOT = """
-command -v chpasswd >/dev/null || get "$shadow"
-IFS= read -r hash || true
-if [ -n "$hash" ]; then printf 'root:%s\\n' "$hash" | chpasswd -e; else usermod -p '' root; fi
-"""
 
 _ENABLE = (
     "set -eu\nexport SYSTEMD_OFFLINE=1\n"
@@ -283,7 +271,7 @@ def set_timezone(name: str) -> Inside:
 
 def set_root_password(hashed: str) -> Inside:
     """Root's password, as crypt(5) stores it; empty: none is asked for."""
-    return _script(_SET_ROOT, stdin=f"{hashed}\n".encode())
+    return _script(SET_ROOT, stdin=f"{hashed}\n".encode())
 
 
 def enable(services: Sequence[str]) -> Inside:

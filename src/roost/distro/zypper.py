@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote, urlsplit, urlunsplit
 
 from roost.distro import dnf, dnf_inside, dnf_repos
-from roost.distro.apt_inside import HOSTS
-from roost.distro.apt_system import FAIL
 from roost.distro.dnf import (
     bootstrap,
     enable,
@@ -24,6 +22,7 @@ from roost.distro.dnf import (
 )  # fmt: skip
 from roost.distro.dnf_inside import LIST, PROVISION, TIDY
 from roost.distro.recipe import Inside, Provision
+from roost.distro.shell import FAIL, HOSTS, TRAPS
 from roost.distro.zypper_output import explain
 
 if TYPE_CHECKING:
@@ -100,11 +99,8 @@ end() {{
     [ -z "$used" ] || tidy
     exit "$status"
 }}
-trap end EXIT
-trap 'exit 129' HUP
-trap 'exit 130' INT
-trap 'exit 143' TERM
 """
+    + TRAPS
 )
 
 # $1 name, $2 the file's text, $3 whether there are keys, on standard input
