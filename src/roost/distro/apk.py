@@ -9,8 +9,23 @@ import os
 import re
 from typing import TYPE_CHECKING
 
-from roost.distro import apk_inside, apk_output, dnf, dnf_repos, keyring_files, releases
-from roost.distro.apk_inside import CACHE, LIST, PROVISION
+from roost.distro import apk_inside, dnf_repos, keyring_files, releases
+from roost.distro.apk_inside import (
+    CACHE,
+    LIST,
+    PROVISION,
+    enable,
+    install,
+    list_packages,
+    ready_to_boot,
+    remove,
+    set_locale,
+    set_root_password,
+    set_timezone,
+    upgrade,
+)  # fmt: skip
+from roost.distro.apk_output import explain, unreachable
+from roost.distro.dnf import mistakes
 from roost.distro.recipe import Archive, Bootstrap, Inside, Provision
 from roost.errors import DefinitionError, HostError
 from roost.host import dnf as host_dnf
@@ -22,6 +37,12 @@ if TYPE_CHECKING:
     from roost.definition.model import Base, RepositoryKeys, User
     from roost.distro.recipe import Origin, Recipe, Release
     from roost.host.dnf import HostDnf
+
+__all__ = [
+    "ARCHIVE_ENDINGS", "NAME", "NOBODY_GROUP", "STATUS_PATH", "add_repository", "add_user", "bootstrap", "enable", "explain", "finish",
+    "install", "list_packages", "mistakes", "packages", "provision", "read_host", "ready_to_boot", "remove", "set_locale",
+    "set_root_password", "set_timezone", "unreachable", "upgrade",
+]  # fmt: skip
 
 NAME = "apk"
 NOBODY_GROUP = "nobody"
@@ -38,11 +59,6 @@ _POINTER = "releases"  # the suite that is no repository
 def read_host(root: str = "/") -> HostDnf:
     """How the host reaches mirrors. Never raises."""
     return host_dnf.read(root)
-
-
-def mistakes(base: Base, recipe: Recipe) -> tuple[str, ...]:
-    """Why this base cannot be made, a line for each reason; empty when it can be tried."""
-    return dnf.mistakes(base, recipe)
 
 
 def _resolve(base: Base, recipe: Recipe) -> tuple[Release, dict[str, str]]:
@@ -167,67 +183,12 @@ def add_repository(repository: RepositoryKeys) -> Inside:
     return apk_inside.add_repository(repository, key)
 
 
-def install(packages: Sequence[str], *, init: bool = False) -> Inside:
-    """Installs packages; a name may carry a version (``cmake=3.31.1-r0``, ``cmake~3.31``)."""
-    return apk_inside.install(packages, init=init)
-
-
-def remove(packages: Sequence[str]) -> Inside:
-    """Removes packages, with what nothing needs any more; a name that is not installed is no error, one that others need is."""
-    return apk_inside.remove(packages)
-
-
-def upgrade() -> Inside:
-    """Brings every installed package up to what the repositories have."""
-    return apk_inside.upgrade()
-
-
-def set_locale(name: str) -> Inside:
-    """Makes the machine's default of a locale, with ``musl-locales`` for any but C, POSIX and C.UTF-8."""
-    return apk_inside.set_locale(name)
-
-
-def set_timezone(name: str) -> Inside:
-    """Sets the clock's zone, with the package ``tzdata`` when the machine lacks it."""
-    return apk_inside.set_timezone(name)
-
-
-def set_root_password(hashed: str) -> Inside:
-    """Root's password, as crypt(5) stores it; empty: none is asked for."""
-    return apk_inside.set_root_password(hashed)
-
-
-def enable(services: Sequence[str]) -> Inside:
-    """Has OpenRC start services with the machine, in the runlevel ``default``."""
-    return apk_inside.enable(services)
-
-
-def ready_to_boot() -> Inside:
-    """Sees that there is an init, whose terminal is the machine's console, and no identity that others would share."""
-    return apk_inside.ready_to_boot()
-
-
 def add_user(user: User) -> Inside:
     """Makes an account, and sudo for it. The same account already there is left alone; another one fails the step."""
     return apk_inside.add_user(user, NOBODY_GROUP)
-
-
-def list_packages() -> Inside:
-    """Writes the list anew: apk's own is at one of two places, and in a form of its own."""
-    return apk_inside.list_packages()
 
 
 def packages(status: bytes) -> dict[str, str]:
     """Name → version of the installed packages, from the content of ``STATUS_PATH``."""
     lines = (line.partition("\t") for line in status.decode("utf-8", "replace").splitlines())
     return {name: version for name, tab, version in lines if tab}
-
-
-def unreachable(output: str) -> str:
-    """The mirror that a failed step could not reach, from its output; empty when it failed for another reason."""
-    return apk_output.unreachable(output)
-
-
-def explain(output: str) -> tuple[str, str]:
-    """Why a step failed and what to try (brief, hint), from its output; both empty when it is not known."""
-    return apk_output.explain(output)

@@ -291,29 +291,29 @@ def _check(packages: Sequence[str]) -> None:
 
 
 def install(packages: Sequence[str], *, init: bool = False) -> Inside:
-    """Installs packages; raises DefinitionError for what cannot be a package's name."""
+    """Installs packages; a name may carry a version (``cmake=3.31.1-r0``, ``cmake~3.31``)."""
     _check(packages)
     return _script(_INSTALL_INIT if init else _INSTALL, *packages)
 
 
 def remove(packages: Sequence[str]) -> Inside:
-    """Removes packages, and what nothing needs any more; one that others need fails the step."""
+    """Removes packages, with what nothing needs any more; a name that is not installed is no error, one that others need is."""
     _check(packages)
     return _script(_REMOVE, *packages)
 
 
 def upgrade() -> Inside:
-    """Brings every package up to what there is."""
+    """Brings every installed package up to what the repositories have."""
     return _script("if command -v apk >/dev/null; then manage upgrade; fi\n")
 
 
 def set_locale(name: str) -> Inside:
-    """Makes the machine's default of a locale."""
+    """Makes the machine's default of a locale, with ``musl-locales`` for any but C, POSIX and C.UTF-8."""
     return _script(_LOCALE, name)
 
 
 def set_timezone(name: str) -> Inside:
-    """Sets the clock's zone."""
+    """Sets the clock's zone, with the package ``tzdata`` when the machine lacks it."""
     return _script(_TIMEZONE, name)
 
 
@@ -323,12 +323,12 @@ def set_root_password(hashed: str) -> Inside:
 
 
 def enable(services: Sequence[str]) -> Inside:
-    """Has services start with the machine."""
+    """Has OpenRC start services with the machine, in the runlevel ``default``."""
     return Inside(argv=("/bin/sh", "-c", _ENABLE, "enable", *services))
 
 
 def ready_to_boot() -> Inside:
-    """The last step of a machine that boots: it has an init, and no identity yet."""
+    """Sees that there is an init, whose terminal is the machine's console, and no identity that others would share."""
     return Inside(argv=("/bin/sh", "-c", _READY, "ready"))
 
 
@@ -338,5 +338,5 @@ def add_user(user: User, nobody_group: str) -> Inside:
 
 
 def list_packages() -> Inside:
-    """Writes the list of packages anew."""
+    """Writes the list anew: apk's own is at one of two places, and in a form of its own."""
     return Inside(argv=("/bin/sh", "-c", f"set -eu\numask 022\n{TIDY}tidy\n", "list"))

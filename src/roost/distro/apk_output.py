@@ -49,7 +49,7 @@ _KNOWN: tuple[tuple[str, str, str], ...] = (
 
 
 def unreachable(output: str) -> str:
-    """The mirror that could not be reached; empty when something else was wrong."""
+    """The mirror that a failed step could not reach, from its output; empty when it failed for another reason."""
     for pattern in _UNREACHABLE:
         if match := re.search(pattern, output):
             return match[1]

@@ -9,7 +9,10 @@ from urllib.parse import unquote, urlsplit
 
 from msgspec import Struct
 
-from roost.distro import apt_auth, apt_gpgv, apt_inside, apt_output, apt_sources, apt_system
+from roost.distro import apt_auth, apt_gpgv, apt_inside, apt_sources
+from roost.distro.apt_inside import install, remove, upgrade
+from roost.distro.apt_output import explain, unreachable
+from roost.distro.apt_system import add_repository, enable, ready_to_boot, set_locale, set_root_password, set_timezone
 from roost.distro.recipe import Bootstrap, Inside, Package, Provision
 from roost.errors import DefinitionError, HostError
 from roost.host import apt as host_apt
@@ -19,10 +22,16 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
 
-    from roost.definition.model import Base, RepositoryKeys, User
+    from roost.definition.model import Base, User
     from roost.distro.apt_sources import Sources
     from roost.distro.recipe import Origin, Recipe
     from roost.host.apt import HostApt
+
+__all__ = [
+    "ARCHIVE_ENDINGS", "NAME", "NOBODY_GROUP", "STATUS_PATH", "add_repository", "add_user", "bootstrap", "enable", "explain", "finish",
+    "install", "inventory", "list_packages", "mistakes", "packages", "provision", "read_host", "ready_to_boot", "remove", "set_locale",
+    "set_root_password", "set_timezone", "unreachable", "upgrade",
+]  # fmt: skip
 
 NAME = "apt"
 NOBODY_GROUP = "nogroup"
@@ -314,58 +323,6 @@ def provision(base: Base, recipe: Recipe | None, *, host: HostApt, repositories:
     return Provision(files=files, env=env, cache=ARCHIVES, cache_key=key, binds=_local(uris))
 
 
-def add_repository(repository: RepositoryKeys) -> Inside:
-    """A file in sources.list.d and one with its keys, which are trusted for it alone (by apt since 1.1).
-
-    Raises HostError when the key file holds none.
-    """
-    return apt_system.add_repository(repository)
-
-
-def install(packages: Sequence[str], *, init: bool = False) -> Inside:
-    """Updates the lists, installs packages without those they only recommend, and deletes the lists again.
-
-    A name may carry a version (``cmake=3.25.1-1``) or a suite (``cmake/bookworm-updates``). With ``init`` the machine
-    gets systemd and what reaching it takes (dbus, libpam-systemd), unless it has another init.
-    """
-    return apt_inside.install(packages, init=init)
-
-
-def remove(packages: Sequence[str]) -> Inside:
-    """Removes packages, with their settings and what was installed for them alone; a name may have an architecture."""
-    return apt_inside.remove(packages)
-
-
-def upgrade() -> Inside:
-    """Upgrades every package to the newest version that the suites have, by ``apt-get dist-upgrade``."""
-    return apt_inside.upgrade()
-
-
-def set_locale(name: str) -> Inside:
-    """Makes a locale, with the package ``locales`` unless glibc has it itself, and the machine's default of it."""
-    return apt_system.set_locale(name)
-
-
-def set_timezone(name: str) -> Inside:
-    """Sets the clock's zone, with the package ``tzdata`` when the machine lacks it."""
-    return apt_system.set_timezone(name)
-
-
-def set_root_password(hashed: str) -> Inside:
-    """Root's password, as crypt(5) stores it; empty: none is asked for."""
-    return apt_system.set_root_password(hashed)
-
-
-def enable(services: Sequence[str]) -> Inside:
-    """Has units start with the machine: by systemctl, else by what packages use (deb-systemd-helper, update-rc.d)."""
-    return apt_system.enable(services)
-
-
-def ready_to_boot() -> Inside:
-    """Sees that there is an init, and takes away the machine-id that packages have made."""
-    return apt_system.ready_to_boot()
-
-
 def add_user(user: User) -> Inside:
     """Makes an account, and sudo for it. The same account already there is left alone; another one fails the step."""
     return apt_inside.add_user(user, NOBODY_GROUP)
@@ -404,13 +361,3 @@ def inventory(status: bytes) -> list[Package]:
             )
         )
     return found
-
-
-def unreachable(output: str) -> str:
-    """The mirror that a failed step could not reach or find, from its output; empty for any other failure."""
-    return apt_output.unreachable(output)
-
-
-def explain(output: str) -> tuple[str, str]:
-    """Why a step failed and what to try (brief, hint), from its output; both empty when it is not known."""
-    return apt_output.explain(output)

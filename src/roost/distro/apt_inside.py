@@ -188,7 +188,11 @@ def finish(sources_list: str, keyrings: Mapping[str, bytes]) -> Inside:
 
 
 def install(packages: Sequence[str], *, init: bool = False) -> Inside:
-    """Installs packages; raises DefinitionError for what cannot be a package's name."""
+    """Updates the lists, installs packages without those they only recommend, and deletes the lists again.
+
+    A name may carry a version (``cmake=3.25.1-1``) or a suite (``cmake/bookworm-updates``). With ``init`` the machine
+    gets systemd and what reaching it takes (dbus, libpam-systemd), unless it has another init.
+    """
     for name in packages:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9+.:~_-]*([=/][A-Za-z0-9+.:~_-]+)?", name) or name.endswith("-"):
             raise DefinitionError(f"not the name of a package: {name!r}", hint="NAME, NAME=VERSION or NAME/SUITE")
@@ -199,7 +203,7 @@ def install(packages: Sequence[str], *, init: bool = False) -> Inside:
 
 
 def remove(packages: Sequence[str]) -> Inside:
-    """Removes packages; raises DefinitionError for what cannot be the name of one that is installed."""
+    """Removes packages, with their settings and what was installed for them alone; a name may have an architecture."""
     for name in packages:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9+._-]*(:[a-z0-9-]+)?", name) or name.endswith("-"):
             raise DefinitionError(f"not the name of a package to remove: {name!r}", hint="NAME or NAME:ARCHITECTURE")
@@ -207,7 +211,7 @@ def remove(packages: Sequence[str]) -> Inside:
 
 
 def upgrade() -> Inside:
-    """Upgrades every package, with what the new ones need and without what they conflict with."""
+    """Upgrades every package to the newest version that the suites have, by ``apt-get dist-upgrade``."""
     return Inside(argv=("/bin/sh", "-c", _UPGRADE, "upgrade"))
 
 

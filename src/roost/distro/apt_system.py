@@ -148,7 +148,10 @@ done
 
 
 def add_repository(repository: RepositoryKeys) -> Inside:
-    """Writes a repository's source and its keys. Raises HostError when the key file holds none."""
+    """A file in sources.list.d and one with its keys, which are trusted for it alone (by apt since 1.1).
+
+    Raises HostError when the key file holds none.
+    """
     name = repository.name
     check_repository(repository)
     if not any(repository.suites):  # a machine made from an archive or an image says no release
@@ -165,12 +168,12 @@ def add_repository(repository: RepositoryKeys) -> Inside:
 
 
 def set_locale(name: str) -> Inside:
-    """Makes a locale and the machine's default of it."""
+    """Makes a locale, with the package ``locales`` unless glibc has it itself, and the machine's default of it."""
     return Inside(argv=("/bin/sh", "-c", _LOCALE, "locale", name))
 
 
 def set_timezone(name: str) -> Inside:
-    """Sets the clock's zone."""
+    """Sets the clock's zone, with the package ``tzdata`` when the machine lacks it."""
     return Inside(argv=("/bin/sh", "-c", _TIMEZONE, "timezone", name))
 
 
@@ -180,10 +183,10 @@ def set_root_password(hashed: str) -> Inside:
 
 
 def enable(services: Sequence[str]) -> Inside:
-    """Has units start with the machine."""
+    """Has units start with the machine: by systemctl, else by what packages use (deb-systemd-helper, update-rc.d)."""
     return Inside(argv=("/bin/sh", "-c", _ENABLE, "enable", *services))
 
 
 def ready_to_boot() -> Inside:
-    """The last step of a machine that boots: it has an init, and no identity yet."""
+    """Sees that there is an init, and takes away the machine-id that packages have made."""
     return Inside(argv=("/bin/sh", "-c", READY, "ready"))

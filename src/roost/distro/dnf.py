@@ -11,8 +11,23 @@ import re
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from roost.distro import dnf_inside, dnf_output, dnf_repos
-from roost.distro.dnf_inside import CACHE, LIST, PROVISION
+from roost.distro import dnf_inside, dnf_repos
+from roost.distro.dnf_inside import (
+    CACHE,
+    LIST,
+    PROVISION,
+    add_repository,
+    enable,
+    install,
+    list_packages,
+    ready_to_boot,
+    remove,
+    set_locale,
+    set_root_password,
+    set_timezone,
+    upgrade,
+)  # fmt: skip
+from roost.distro.dnf_output import explain, unreachable
 from roost.distro.recipe import Bootstrap, Inside, Package, Provision
 from roost.distro.releases import MOUNTS
 from roost.distro.shell import HOSTS
@@ -23,10 +38,16 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from roost.definition.model import Base, RepositoryKeys, User
+    from roost.definition.model import Base, User
     from roost.distro.dnf_repos import Repos
     from roost.distro.recipe import Origin, Recipe, Release
     from roost.host.dnf import HostDnf
+
+__all__ = [
+    "ARCHIVE_ENDINGS", "NAME", "NOBODY_GROUP", "STATUS_PATH", "add_repository", "add_user", "bootstrap", "enable", "explain", "finish",
+    "install", "inventory", "list_packages", "mistakes", "packages", "provision", "read_host", "ready_to_boot", "remove", "set_locale",
+    "set_root_password", "set_timezone", "unreachable", "upgrade",
+]  # fmt: skip
 
 NAME = "dnf"
 NOBODY_GROUP = "nobody"
@@ -239,62 +260,9 @@ def provision(base: Base, recipe: Recipe | None, *, host: HostDnf, repositories:
     return Provision(files=files, env={**_ENVIRONMENT, **_proxies(host)}, cache=CACHE, cache_key=key, binds=binds)
 
 
-def add_repository(repository: RepositoryKeys) -> Inside:
-    """A file in yum.repos.d and one with its keys. rpm knows one set of keys: it trusts these for every repository.
-
-    Raises HostError when the key file holds none.
-    """
-    return dnf_inside.add_repository(repository)
-
-
-def install(packages: Sequence[str], *, init: bool = False) -> Inside:
-    """Installs packages without those they only recommend; a name may carry a version (``cmake-3.17.1``) or ``@GROUP``."""
-    return dnf_inside.install(packages, init=init)
-
-
-def remove(packages: Sequence[str]) -> Inside:
-    """Removes packages and what was installed for them alone; a name may carry a version or an architecture."""
-    return dnf_inside.remove(packages)
-
-
-def upgrade() -> Inside:
-    """Upgrades every package to the newest version that the repositories have."""
-    return dnf_inside.upgrade()
-
-
-def set_locale(name: str) -> Inside:
-    """Makes a locale, with its ``glibc-langpack`` when glibc lacks it, and the machine's default of it."""
-    return dnf_inside.set_locale(name)
-
-
-def set_timezone(name: str) -> Inside:
-    """Sets the clock's zone, with the package ``tzdata`` when the machine lacks it."""
-    return dnf_inside.set_timezone(name)
-
-
-def set_root_password(hashed: str) -> Inside:
-    """Root's password, as crypt(5) stores it; empty: none is asked for."""
-    return dnf_inside.set_root_password(hashed)
-
-
-def enable(services: Sequence[str]) -> Inside:
-    """Has units start with the machine, by systemctl."""
-    return dnf_inside.enable(services)
-
-
-def ready_to_boot() -> Inside:
-    """Sees that there is an init, and takes away the machine-id that packages have made."""
-    return dnf_inside.ready_to_boot()
-
-
 def add_user(user: User) -> Inside:
     """Makes an account, and sudo for it. The same account already there is left alone; another one fails the step."""
     return dnf_inside.add_user(user, NOBODY_GROUP)
-
-
-def list_packages() -> Inside:
-    """Writes the list anew: rpm's own database has another form in every generation."""
-    return dnf_inside.list_packages()
 
 
 def packages(status: bytes) -> dict[str, str]:
@@ -320,13 +288,3 @@ def inventory(status: bytes) -> list[Package]:
         if tab and name != "gpg-pubkey":  # a key that rpm trusts
             found.append(Package(name=name, version=version, architecture=rest.partition("\t")[0]))
     return found
-
-
-def unreachable(output: str) -> str:
-    """The mirror that a failed step could not reach, from its output; empty when it failed for another reason."""
-    return dnf_output.unreachable(output)
-
-
-def explain(output: str) -> tuple[str, str]:
-    """Why a step failed and what to try (brief, hint), from its output; both empty when it is not known."""
-    return dnf_output.explain(output)

@@ -178,7 +178,7 @@ for unit; do systemctl enable "$unit"; done
 
 
 def list_packages() -> Inside:
-    """Writes the list of packages anew."""
+    """Writes the list anew: rpm's own database has another form in every generation."""
     return Inside(argv=("/bin/sh", "-c", f"set -eu\numask 022\n{TIDY}tidy\n", "list"))
 
 
@@ -205,7 +205,7 @@ def install(packages: Sequence[str], *, init: bool = False, manager: str = DNF) 
 
 
 def remove(packages: Sequence[str], *, manager: str = DNF) -> Inside:
-    """Removes packages; raises DefinitionError for what cannot be the name of one that is installed."""
+    """Removes packages and what was installed for them alone; a name may carry a version or an architecture."""
     for name in packages:
         if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9+.:~^_-]*", name):
             raise DefinitionError(
@@ -215,12 +215,15 @@ def remove(packages: Sequence[str], *, manager: str = DNF) -> Inside:
 
 
 def upgrade(manager: str = DNF) -> Inside:
-    """Upgrades every package."""
+    """Upgrades every package to the newest version that the repositories have."""
     return _script("bring_up\n", manager)
 
 
 def add_repository(repository: RepositoryKeys) -> Inside:
-    """Writes a repository and its keys. Raises HostError when the key file holds none."""
+    """A file in yum.repos.d and one with its keys. rpm knows one set of keys: it trusts these for every repository.
+
+    Raises HostError when the key file holds none.
+    """
     name = repository.name
     check_repository(repository, "roost")
     keys = keyring.armoured(repository.key, f"{name}.gpg") if repository.key else b""
@@ -229,12 +232,12 @@ def add_repository(repository: RepositoryKeys) -> Inside:
 
 
 def set_locale(name: str, manager: str = DNF) -> Inside:
-    """Makes a locale and the machine's default of it."""
+    """Makes a locale, with its ``glibc-langpack`` when glibc lacks it, and the machine's default of it."""
     return _script(_LOCALE, manager, name)
 
 
 def set_timezone(name: str, manager: str = DNF) -> Inside:
-    """Sets the clock's zone."""
+    """Sets the clock's zone, with the package ``tzdata`` when the machine lacks it."""
     return _script(TIMEZONE, manager, name)
 
 
@@ -244,12 +247,12 @@ def set_root_password(hashed: str, manager: str = DNF) -> Inside:
 
 
 def enable(services: Sequence[str]) -> Inside:
-    """Has units start with the machine."""
+    """Has units start with the machine, by systemctl."""
     return Inside(argv=("/bin/sh", "-c", _ENABLE, "enable", *services))
 
 
 def ready_to_boot() -> Inside:
-    """The last step of a machine that boots: it has an init, and no identity yet."""
+    """Sees that there is an init, and takes away the machine-id that packages have made."""
     return Inside(argv=("/bin/sh", "-c", READY, "ready"))
 
 

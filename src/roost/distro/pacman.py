@@ -11,9 +11,22 @@ import os
 import re
 from typing import TYPE_CHECKING
 
-from roost.distro import apt_auth, dnf_inside, dnf_repos, pacman_inside, pacman_keys, pacman_output
+from roost.distro import apt_auth, dnf_inside, dnf_repos, pacman_inside, pacman_keys
 from roost.distro.dnf import mistakes, read_host
-from roost.distro.pacman_inside import CACHE, CERTIFICATES, LIST, PACMAN
+from roost.distro.dnf_inside import enable, ready_to_boot
+from roost.distro.pacman_inside import (
+    CACHE,
+    CERTIFICATES,
+    LIST,
+    PACMAN,
+    add_repository,
+    install,
+    list_packages,
+    remove,
+    set_locale,
+    upgrade,
+)  # fmt: skip
+from roost.distro.pacman_output import explain, unreachable
 from roost.distro.recipe import Bootstrap, Inside, Provision
 from roost.distro.shell import HOSTS
 from roost.errors import DefinitionError, HostError
@@ -22,14 +35,34 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from roost.definition.model import Base, RepositoryKeys, User
+    from roost.definition.model import Base, User
     from roost.distro.recipe import Origin, Recipe
     from roost.host.dnf import HostDnf
 
 __all__ = [
-    "ARCHIVE_ENDINGS", "NAME", "NOBODY_GROUP", "STATUS_PATH", "add_repository", "add_user", "bootstrap", "enable", "explain", "finish",
-    "install", "list_packages", "mistakes", "packages", "provision", "read_host", "ready_to_boot", "remove", "set_locale",
-    "set_root_password", "set_timezone", "unreachable", "upgrade",
+    "ARCHIVE_ENDINGS",
+    "NAME",
+    "NOBODY_GROUP",
+    "STATUS_PATH",
+    "add_repository",
+    "add_user",
+    "bootstrap",
+    "enable",
+    "explain",
+    "finish",
+    "install",
+    "list_packages",
+    "mistakes",
+    "packages",
+    "provision",
+    "read_host",
+    "ready_to_boot",
+    "remove",
+    "set_locale",
+    "set_root_password",
+    "set_timezone",
+    "unreachable",
+    "upgrade",
 ]  # fmt: skip
 
 NAME = "pacman"
@@ -138,34 +171,6 @@ def provision(base: Base, recipe: Recipe | None, *, host: HostDnf, repositories:
     )  # fmt: skip
 
 
-def add_repository(repository: RepositoryKeys) -> Inside:
-    """A section of pacman.conf, and a keyring beside the distribution's. pacman knows one set of keys: these count for all.
-
-    Raises HostError when the key file holds none.
-    """
-    return pacman_inside.add_repository(repository)
-
-
-def install(packages: Sequence[str], *, init: bool = False) -> Inside:
-    """Installs packages or groups, and upgrades the rest with them: a part alone is nothing that Arch supports."""
-    return pacman_inside.install(packages, init=init)
-
-
-def remove(packages: Sequence[str]) -> Inside:
-    """Removes packages, with what nothing needs any more. One that others need fails the step: they would go as well."""
-    return pacman_inside.remove(packages)
-
-
-def upgrade() -> Inside:
-    """Brings every installed package up to what the repositories have."""
-    return pacman_inside.upgrade()
-
-
-def set_locale(name: str) -> Inside:
-    """Makes a locale, by locale-gen, and the machine's default of it."""
-    return pacman_inside.set_locale(name)
-
-
 def set_timezone(name: str) -> Inside:
     """Sets the clock's zone, with the package ``tzdata`` when the machine lacks it."""
     return dnf_inside.set_timezone(name, PACMAN)
@@ -176,37 +181,12 @@ def set_root_password(hashed: str) -> Inside:
     return dnf_inside.set_root_password(hashed, PACMAN)
 
 
-def enable(services: Sequence[str]) -> Inside:
-    """Has units start with the machine, by systemctl."""
-    return dnf_inside.enable(services)
-
-
-def ready_to_boot() -> Inside:
-    """Sees that there is an init, and takes away the machine-id that packages have made."""
-    return dnf_inside.ready_to_boot()
-
-
 def add_user(user: User) -> Inside:
     """Makes an account, and sudo for it. The same account already there is left alone; another one fails the step."""
     return dnf_inside.add_user(user, NOBODY_GROUP, PACMAN)
-
-
-def list_packages() -> Inside:
-    """Writes the list anew: pacman's own database is a directory."""
-    return pacman_inside.list_packages()
 
 
 def packages(status: bytes) -> dict[str, str]:
     """Name → version of the installed packages, from the content of ``STATUS_PATH``."""
     lines = (line.split() for line in status.decode("utf-8", "replace").splitlines())
     return {words[0]: words[1] for words in lines if len(words) == 2}
-
-
-def unreachable(output: str) -> str:
-    """The mirror that a failed step could not reach, from its output; empty when it failed for another reason."""
-    return pacman_output.unreachable(output)
-
-
-def explain(output: str) -> tuple[str, str]:
-    """Why a step failed and what to try (brief, hint), from its output; both empty when it is not known."""
-    return pacman_output.explain(output)

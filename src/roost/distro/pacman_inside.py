@@ -281,7 +281,7 @@ def _script(body: str, *words: str, stdin: bytes = b"") -> Inside:
 
 
 def list_packages() -> Inside:
-    """Writes the list of packages anew."""
+    """Writes the list anew: pacman's own database is a directory."""
     return Inside(argv=("/bin/sh", "-c", f"set -eu\numask 022\n{TIDY}tidy\n", "list"))
 
 
@@ -296,12 +296,12 @@ def install(packages: Sequence[str], *, init: bool = False) -> Inside:
 
 
 def remove(packages: Sequence[str]) -> Inside:
-    """Removes packages, their configuration, and what they alone needed."""
+    """Removes packages, with what nothing needs any more. One that others need fails the step: they would go as well."""
     return _script(_REMOVE, *_names(packages))
 
 
 def upgrade() -> Inside:
-    """Brings all packages up to what the repositories have."""
+    """Brings every installed package up to what the repositories have."""
     return _script(_UPGRADE)
 
 
@@ -315,7 +315,10 @@ def _names(packages: Sequence[str]) -> Sequence[str]:
 
 
 def add_repository(repository: RepositoryKeys) -> Inside:
-    """Writes a repository and its keys. Raises HostError when the key file holds none."""
+    """A section of pacman.conf, and a keyring beside the distribution's. pacman knows one set of keys: these count for all.
+
+    Raises HostError when the key file holds none.
+    """
     name = repository.name
     check_repository(repository, "options", "local")
     if not repository.key:
@@ -325,5 +328,5 @@ def add_repository(repository: RepositoryKeys) -> Inside:
 
 
 def set_locale(name: str) -> Inside:
-    """Makes a locale and the machine's default of it."""
+    """Makes a locale, by locale-gen, and the machine's default of it."""
     return _script(_LOCALE, name)

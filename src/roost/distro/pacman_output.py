@@ -16,7 +16,7 @@ _UNREACHABLE = re.compile(
 
 
 def unreachable(output: str) -> str:
-    """The host of the mirror that could not be reached; or nothing."""
+    """The mirror that a failed step could not reach, from its output; empty when it failed for another reason."""
     match = _UNREACHABLE.search(output)
     return match["host"] if match else ""
 

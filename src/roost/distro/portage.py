@@ -10,8 +10,23 @@ import re
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from roost.distro import dnf, dnf_repos, keyring, portage_inside, portage_output, releases
-from roost.distro.portage_inside import CACHE, LIST, PROVISION
+from roost.distro import dnf_repos, keyring, portage_inside, releases
+from roost.distro.dnf import mistakes
+from roost.distro.portage_inside import (
+    CACHE,
+    LIST,
+    PROVISION,
+    add_repository,
+    enable,
+    list_packages,
+    ready_to_boot,
+    remove,
+    set_locale,
+    set_root_password,
+    set_timezone,
+    upgrade,
+)  # fmt: skip
+from roost.distro.portage_output import explain, unreachable
 from roost.distro.recipe import Archive, Bootstrap, Inside, Package, Provision
 from roost.errors import DefinitionError
 from roost.host import dnf as host_dnf
@@ -20,9 +35,15 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from roost.definition.model import Base, RepositoryKeys, User
+    from roost.definition.model import Base, User
     from roost.distro.recipe import Origin, Recipe, Release
     from roost.host.dnf import HostDnf
+
+__all__ = [
+    "ARCHIVE_ENDINGS", "NAME", "NOBODY_GROUP", "STATUS_PATH", "add_repository", "add_user", "bootstrap", "enable", "explain", "finish",
+    "install", "inventory", "list_packages", "mistakes", "packages", "provision", "read_host", "ready_to_boot", "remove", "set_locale",
+    "set_root_password", "set_timezone", "unreachable", "upgrade",
+]  # fmt: skip
 
 NAME = "portage"
 NOBODY_GROUP = "nogroup"
@@ -41,11 +62,6 @@ _VERSION = re.compile(r"(.+?)-([0-9][0-9.]*[a-z]?(?:_(?:alpha|beta|pre|rc|p)[0-9
 def read_host(root: str = "/") -> HostDnf:
     """How the host reaches mirrors. Never raises."""
     return host_dnf.read(root)
-
-
-def mistakes(base: Base, recipe: Recipe) -> tuple[str, ...]:
-    """Why this base cannot be made, a line for each reason; empty when it can be tried."""
-    return dnf.mistakes(base, recipe)
 
 
 def _resolve(base: Base, recipe: Recipe) -> tuple[Release, str, dict[str, str]]:
@@ -113,62 +129,14 @@ def provision(base: Base, recipe: Recipe | None, *, host: HostDnf, repositories:
     return Provision(files=files, env=env, cache=CACHE, cache_key=key, binds=dnf_repos.local(urls))
 
 
-def add_repository(repository: RepositoryKeys) -> Inside:
-    """A place with binary packages, and its keys. Portage has one set of keys: it trusts these for every place.
-
-    Raises HostError when the key file holds none.
-    """
-    return portage_inside.add_repository(repository)
-
-
 def install(packages: Sequence[str], *, init: bool = False) -> Inside:  # noqa: ARG001
     """Installs binary packages; a name may be any that emerge takes. Every stage3 has its init: ``init`` adds nothing."""
     return portage_inside.install(packages)
 
 
-def remove(packages: Sequence[str]) -> Inside:
-    """Removes packages, with what nothing needs any more; a name that is not installed is no error."""
-    return portage_inside.remove(packages)
-
-
-def upgrade() -> Inside:
-    """Brings every installed package up to what the binary packages' place has."""
-    return portage_inside.upgrade()
-
-
-def set_locale(name: str) -> Inside:
-    """Makes a locale and the machine's default of it."""
-    return portage_inside.set_locale(name)
-
-
-def set_timezone(name: str) -> Inside:
-    """Sets the clock's zone, with the package ``sys-libs/timezone-data`` when the machine lacks it."""
-    return portage_inside.set_timezone(name)
-
-
-def set_root_password(hashed: str) -> Inside:
-    """Root's password, as crypt(5) stores it; empty: none is asked for."""
-    return portage_inside.set_root_password(hashed)
-
-
-def enable(services: Sequence[str]) -> Inside:
-    """Has units start with the machine, by systemctl or, where there is none, by rc-update."""
-    return portage_inside.enable(services)
-
-
-def ready_to_boot() -> Inside:
-    """Sees that there is an init, and takes away the identity that others would share."""
-    return portage_inside.ready_to_boot()
-
-
 def add_user(user: User) -> Inside:
     """Makes an account, and sudo for it. The same account already there is left alone; another one fails the step."""
     return portage_inside.add_user(user, NOBODY_GROUP)
-
-
-def list_packages() -> Inside:
-    """Writes the list anew: portage keeps a directory for each package."""
-    return portage_inside.list_packages()
 
 
 def packages(status: bytes) -> dict[str, str]:
@@ -191,13 +159,3 @@ def _listed(status: bytes) -> list[tuple[Package, str]]:
         if match := _VERSION.fullmatch(whole):
             found.append((Package(name=match[1], version=match[2], build=built), slot))
     return found
-
-
-def unreachable(output: str) -> str:
-    """The mirror that a failed step could not reach, from its output; empty when it failed for another reason."""
-    return portage_output.unreachable(output)
-
-
-def explain(output: str) -> tuple[str, str]:
-    """Why a step failed and what to try (brief, hint), from its output; both empty when it is not known."""
-    return portage_output.explain(output)

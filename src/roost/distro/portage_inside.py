@@ -226,7 +226,10 @@ def finish(packages: str, keys: bytes) -> Inside:
 
 
 def add_repository(repository: RepositoryKeys) -> Inside:
-    """Writes a place with binary packages and its keys. Raises HostError when the key file holds none."""
+    """A place with binary packages, and its keys. Portage has one set of keys: it trusts these for every place.
+
+    Raises HostError when the key file holds none.
+    """
     name = repository.name
     check_repository(repository, "roost")
     keys = keyring.armoured(repository.key, f"{name}.asc") if repository.key else b""
@@ -249,13 +252,13 @@ def install(packages: Sequence[str]) -> Inside:
 
 
 def remove(packages: Sequence[str]) -> Inside:
-    """Removes packages and what only they needed."""
+    """Removes packages, with what nothing needs any more; a name that is not installed is no error."""
     _check(packages)
     return _script(_REMOVE, *packages)
 
 
 def upgrade() -> Inside:
-    """Brings every package up to what there is."""
+    """Brings every installed package up to what the binary packages' place has."""
     return _script(_UPGRADE)
 
 
@@ -265,7 +268,7 @@ def set_locale(name: str) -> Inside:
 
 
 def set_timezone(name: str) -> Inside:
-    """Sets the clock's zone."""
+    """Sets the clock's zone, with the package ``sys-libs/timezone-data`` when the machine lacks it."""
     return _script(_TIMEZONE, name)
 
 
@@ -275,12 +278,12 @@ def set_root_password(hashed: str) -> Inside:
 
 
 def enable(services: Sequence[str]) -> Inside:
-    """Has units start with the machine."""
+    """Has units start with the machine, by systemctl or, where there is none, by rc-update."""
     return Inside(argv=("/bin/sh", "-c", _ENABLE, "enable", *services))
 
 
 def ready_to_boot() -> Inside:
-    """The last step of a machine that boots: it has an init, and no identity yet."""
+    """Sees that there is an init, and takes away the identity that others would share."""
     return Inside(argv=("/bin/sh", "-c", READY, "ready"))
 
 
@@ -290,5 +293,5 @@ def add_user(user: User, nobody_group: str) -> Inside:
 
 
 def list_packages() -> Inside:
-    """Writes the list of packages anew."""
+    """Writes the list anew: portage keeps a directory for each package."""
     return Inside(argv=("/bin/sh", "-c", f"set -eu\numask 022\n{TIDY}tidy\n", "list"))

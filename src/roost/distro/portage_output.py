@@ -54,7 +54,7 @@ _KNOWN: tuple[tuple[str, str, str], ...] = (
 
 
 def unreachable(output: str) -> str:
-    """The mirror that could not be reached; empty when something else was wrong."""
+    """The mirror that a failed step could not reach, from its output; empty when it failed for another reason."""
     if not re.search(_CAUSES, output):
         return ""
     for pattern in _UNREACHABLE:
